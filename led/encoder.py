@@ -1,0 +1,146 @@
+"""The encoder: a user is a weighted average of item embeddings (LED, arXiv 2101.00870, Algorithm 1).
+
+    u = sum_t w_t e[i_t] / sum_t w_t,    w_t = weight(kind_t) * 2 ** (-(now - time_t) / half_life)
+
+The paper's encoder is the case of equal weights. `encode` is the slow, obvious way; `fold` moves the same
+two sums from one timeline to the next by touching only what entered and what left.
+
+Decay stays incremental because it cancels: both sums are kept as seen from one reference time `at_ms` (the
+newest event that counts so far). A newer event moves the reference and scales both sums by one factor, a late one enters
+already decayed, and the ratio, the user vector, does not depend on the reference at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+
+NEVER_MS = np.iinfo(np.int64).min // 4  # reference time of a sum that holds nothing yet
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How much each event counts. Part of a release: state made under one encoder is not read under another.
+
+    kind_weights: event kind code (0..255) -> weight >= 0. A code that is absent weighs nothing.
+    half_life_s: age at which an event counts half; None for no decay.
+    """
+
+    kind_weights: Mapping[int, float]
+    half_life_s: float | None = None
+    _table: F64 = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        table = np.zeros(256)
+        for code, weight in self.kind_weights.items():
+            if not (0 <= code <= 255 and np.isfinite(weight) and weight >= 0):
+                raise ValueError(f"kind_weights[{code}] = {weight}: codes are 0..255, weights finite and >= 0")
+            table[code] = weight
+        if self.half_life_s is not None and not self.half_life_s > 0:
+            raise ValueError(f"half_life_s = {self.half_life_s}: must be above 0, or None")
+        object.__setattr__(self, "_table", table)
+
+    def kind_weight(self, kinds: U8) -> F64:
+        """Weight of each kind before any decay. Shape of kinds."""
+        return self._table[kinds]
+
+    def decay(self, age_ms: I64) -> F64:
+        """What remains of a weight after age_ms milliseconds: 1 without a half-life. Shape of age_ms."""
+        if self.half_life_s is None:
+            return np.ones(np.shape(age_ms))
+        return np.exp2(-np.asarray(age_ms, dtype=np.float64) / (1000.0 * self.half_life_s))
+
+    def weights(self, kinds: U8, times_ms: I64, at_ms: I64) -> F64:
+        """Weight of each event as seen from at_ms. All (n,)."""
+        return self.kind_weight(kinds) * self.decay(at_ms - times_ms)
+
+
+@dataclass
+class Sums:
+    """The running state of many users: what `fold` moves and what a user vector is read from.
+
+    totals: (users, dim) float32, weighted sums of item embeddings.
+    weights: (users,) float64, sums of the weights of the events that had an embedding.
+    at_ms: (users,) int64, reference times the sums are expressed at; NEVER_MS where nothing was summed yet.
+    """
+
+    totals: F32
+    weights: F64
+    at_ms: I64
+
+    @classmethod
+    def zeros(cls, users: int, dim: int) -> Sums:
+        return cls(np.zeros((users, dim), np.float32), np.zeros(users), np.full(users, NEVER_MS, np.int64))
+
+    def vectors(self) -> F32:
+        """User vectors (users, dim); the zero vector for a user none of whose events has an embedding."""
+        safe = np.where(self.weights > 0, self.weights, 1.0)
+        return np.where(self.weights[:, None] > 0, self.totals / safe[:, None], 0.0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events of many users, flat. Order inside a user is the order of application.
+
+    users: (n,) int64, which user each event belongs to, 0..users-1.
+    rows: (n,) int64, item rows of one release; -1 for an item the release does not know (it weighs nothing).
+    kinds: (n,) uint8 kind codes. times_ms: (n,) int64.
+    """
+
+    users: I64
+    rows: I64
+    kinds: U8
+    times_ms: I64
+
+
+def fold(encoder: Encoder, embeddings: F32, sums: Sums, entered: Events, left: Events) -> Sums:
+    """The sums after `entered` joined the timelines and `left` was evicted from them. Returns new arrays.
+
+    embeddings: (items, dim) float32 input embeddings of the release that `sums` belongs to.
+    Applying the same events twice counts them twice: who calls this keeps the log offset beside the sums.
+    Taking away is only as exact as float32: where `left` carried nearly all of the weight, encode afresh.
+    """
+    entered, left = _counting(encoder, entered), _counting(encoder, left)
+    at_ms = sums.at_ms.copy()
+    np.maximum.at(at_ms, entered.users, entered.times_ms)
+    was_empty = sums.at_ms == NEVER_MS
+    factor = np.where(was_empty, 0.0, encoder.decay(np.where(was_empty, 0, at_ms - sums.at_ms)))
+    totals = sums.totals * factor[:, None].astype(np.float32)
+    weights = sums.weights * factor
+    for events, sign in ((entered, 1.0), (left, -1.0)):
+        if not len(events.users):
+            continue
+        w = sign * encoder.weights(events.kinds, events.times_ms, at_ms[events.users])
+        _add_by_user(totals, events.users, embeddings[events.rows] * w[:, None].astype(np.float32))
+        np.add.at(weights, events.users, w)
+    return Sums(totals, np.maximum(weights, 0.0), at_ms)
+
+
+def encode(encoder: Encoder, embeddings: F32, users: int, events: Events) -> Sums:
+    """The sums of whole timelines, from nothing: the reference `fold` is tested against."""
+    none = Events(events.users[:0], events.rows[:0], events.kinds[:0], events.times_ms[:0])
+    return fold(encoder, embeddings, Sums.zeros(users, embeddings.shape[1]), events, none)
+
+
+def _counting(encoder: Encoder, events: Events) -> Events:
+    """Only the events that weigh something. The others must not move the reference time either: a user
+    whose newest event is an unknown item would see all that is known decay to nothing."""
+    counts = (events.rows >= 0) & (encoder.kind_weight(events.kinds) > 0)
+    return Events(events.users[counts], events.rows[counts], events.kinds[counts], events.times_ms[counts])
+
+
+def _add_by_user(totals: F32, users: I64, vectors: F32) -> None:
+    """totals[users] += vectors, users in any order and repeated; grouped, because np.add.at is slow on rows."""
+    order = np.argsort(users, kind="stable")
+    users = users[order]
+    starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+    totals[users[starts]] += np.add.reduceat(vectors[order], starts, axis=0)

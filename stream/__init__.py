@@ -1,0 +1,1 @@
+"""Events, the log they travel on, and the one loop that consumes it."""

@@ -1,0 +1,215 @@
+"""What happened: one event, at the border (JSON, checked by pydantic) and on the wire (msgpack).
+
+Wire, version 1: a msgpack array
+
+    [1, user_id, item_id, kind, time_ms, event_id, value, context]
+
+How it may grow: new fields go last and have a default; readers ignore what they do not know at the end and fill
+in what is missing there. Anything else (a changed meaning, a removed field) is a new version number, and a reader
+that does not know it refuses the record (`DecodeError`), so that the record is kept as a dead letter.
+
+An erasure travels as an event of kind `erase` and an empty item_id: what comes before it in the log is forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, NamedTuple
+
+import msgpack
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+WIRE_VERSION = 1
+ERASE = "erase"
+MAX_ID_BYTES = 128
+MAX_KIND_BYTES = 32
+MAX_CONTEXT_ENTRIES = 16
+MAX_CONTEXT_BYTES = 1024
+MAX_WIRE_BYTES = 4096
+EVENTS_PER_POST = 1000
+
+
+class Event(NamedTuple):
+    """One interaction. time_ms: Unix milliseconds. value: money or a quantity, in the sender's own unit."""
+
+    user_id: str
+    item_id: str
+    kind: str
+    time_ms: int
+    event_id: str | None = None
+    value: float | None = None
+    context: Mapping[str, str] | None = None
+
+
+class DecodeError(ValueError):
+    """A record that is no event of a version this program knows. The loop keeps it as a dead letter."""
+
+
+class InvalidEvent(ValueError):
+    """An event refused at the border: which field, what was there, why."""
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        self.field, self.value, self.reason = field, _shortened(value), reason
+        super().__init__(f"{field} = {self.value}: {reason}")
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_BYTES)]
+
+
+class EventBody(BaseModel):
+    """One event as posted. Without time_ms it happened now; with event_id, sending it twice counts once."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    user_id: Id
+    item_id: Id
+    kind: Annotated[str, StringConstraints(min_length=1, max_length=MAX_KIND_BYTES)]
+    time_ms: Annotated[int, Field(ge=0)] | None = None
+    event_id: Id | None = None
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    context: Annotated[dict[str, str], Field(max_length=MAX_CONTEXT_ENTRIES)] | None = None
+
+
+@dataclass(frozen=True)
+class Border:
+    """What may come in. kinds: names known here. Skew: how far an event's clock may be off, in seconds."""
+
+    kinds: Collection[str]
+    max_ahead_s: float = 300.0
+    max_age_s: float = 7 * 86400.0
+
+    def accept(self, raw: object, now_ms: int) -> Event:
+        """The event in one decoded JSON value; raises InvalidEvent naming the first offending field and its value."""
+        try:
+            body = EventBody.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "event"
+            raise InvalidEvent(where, first["input"], first["msg"]) from None
+        for field in ("user_id", "item_id", "event_id"):
+            _check_text(field, getattr(body, field))
+        if body.kind not in self.kinds:
+            raise InvalidEvent("kind", body.kind, f"known kinds are {', '.join(sorted(self.kinds))}")
+        time_ms = now_ms if body.time_ms is None else body.time_ms
+        if time_ms > now_ms + self.max_ahead_s * 1000:
+            ahead_s = (time_ms - now_ms) / 1000
+            raise InvalidEvent(
+                "time_ms", time_ms, f"{ahead_s:.0f} s in the future, at most {self.max_ahead_s:g} allowed"
+            )
+        if time_ms < now_ms - self.max_age_s * 1000:
+            age_s = (now_ms - time_ms) / 1000
+            raise InvalidEvent("time_ms", time_ms, f"{age_s:.0f} s old, at most {self.max_age_s:g} allowed")
+        _check_context(body.context)
+        return Event(body.user_id, body.item_id, body.kind, time_ms, body.event_id, body.value, body.context)
+
+
+def check_user_id(user_id: str) -> str:
+    """The id itself if an event could carry it; InvalidEvent otherwise. For ids that come by other ways."""
+    if not user_id:
+        raise InvalidEvent("user_id", user_id, "must not be empty")
+    _check_text("user_id", user_id)
+    return user_id
+
+
+def erasure(user_id: str, time_ms: int) -> Event:
+    """The event that makes every consumer forget the user's events before it."""
+    return Event(user_id, "", ERASE, time_ms)
+
+
+def encode_event(event: Event) -> bytes:
+    """Wire bytes, at most MAX_WIRE_BYTES for anything `Border.accept` lets in."""
+    return bytes(msgpack.packb((WIRE_VERSION, *event)))
+
+
+def decode_event(data: bytes) -> Event:
+    """The event in wire bytes. Raises DecodeError for anything but a version-1 event within its limits."""
+    if len(data) > MAX_WIRE_BYTES:
+        raise DecodeError(f"{len(data)} bytes, at most {MAX_WIRE_BYTES} allowed")
+    try:
+        fields = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise DecodeError(f"not msgpack: {error}") from None
+    if not isinstance(fields, list) or not fields:
+        raise DecodeError(f"not an event array: {_shortened(fields)}")
+    if fields[0] != WIRE_VERSION:
+        raise DecodeError(f"wire version {_shortened(fields[0])}, this program knows {WIRE_VERSION}")
+    if len(fields) < 5:
+        raise DecodeError(f"{len(fields)} fields, at least 5 needed")
+    event = Event(*fields[1:8])
+    _check_decoded(event)
+    return event
+
+
+@lru_cache(maxsize=1 << 18)
+def item_key(item_id: str) -> int:
+    """64-bit key of an item id: what timelines hold, whatever release comes and goes (BLAKE2b, 8 bytes, big-endian)."""
+    return int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "big")
+
+
+def event_key(event_id: str | None) -> int:
+    """32-bit key of an event id, 0 for none. With item and kind beside it, enough to tell a repeated send."""
+    if event_id is None:
+        return 0
+    return int.from_bytes(hashlib.blake2b(event_id.encode(), digest_size=4).digest(), "big") or 1
+
+
+@lru_cache(maxsize=1024)
+def kind_code(kind: str) -> int:
+    """8-bit code of a kind, the same wherever and in whatever order kinds are configured.
+
+    Settings refuse two kinds of one code, so a code in a stored timeline has one meaning.
+    """
+    return hashlib.blake2b(kind.encode(), digest_size=1).digest()[0]
+
+
+def _check_decoded(event: Event) -> None:
+    checks: tuple[tuple[str, bool], ...] = (
+        ("user_id", _is_id(event.user_id)),
+        ("item_id", _is_id(event.item_id) or (event.kind == ERASE and event.item_id == "")),
+        ("kind", isinstance(event.kind, str) and 0 < len(event.kind) <= MAX_KIND_BYTES),
+        ("time_ms", type(event.time_ms) is int and 0 <= event.time_ms < 1 << 62),
+        ("event_id", event.event_id is None or _is_id(event.event_id)),
+        ("value", event.value is None or (isinstance(event.value, int | float) and math.isfinite(event.value))),
+        ("context", event.context is None or isinstance(event.context, dict)),
+    )
+    for field, good in checks:
+        if not good:
+            raise DecodeError(f"{field} = {_shortened(getattr(event, field))}")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_BYTES
+
+
+def _check_text(field: str, value: str | None) -> None:
+    if value is None:
+        return
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidEvent(field, value.encode("ascii", "backslashreplace").decode(), "not valid Unicode") from None
+    if size > MAX_ID_BYTES:
+        raise InvalidEvent(field, value, f"{size} bytes of UTF-8, at most {MAX_ID_BYTES} allowed")
+    if not value.isprintable():
+        raise InvalidEvent(field, value, "holds control characters")
+
+
+def _check_context(context: Mapping[str, str] | None) -> None:
+    if context is None:
+        return
+    try:
+        size = sum(len(name.encode()) + len(value.encode()) for name, value in context.items())
+    except UnicodeEncodeError:
+        raise InvalidEvent("context", ascii(context), "not valid Unicode") from None
+    if size > MAX_CONTEXT_BYTES:
+        raise InvalidEvent("context", context, f"{size} bytes, at most {MAX_CONTEXT_BYTES} allowed")
+
+
+def _shortened(value: Any, limit: int = 80) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    text = ascii(text)[1:-1] if not text.isprintable() else text
+    return text if len(text) <= limit else text[:limit] + "…"
