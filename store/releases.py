@@ -1,0 +1,323 @@
+"""A release: one immutable folder with everything a server or a consumer needs of one trained model.
+
+    release.json            version, dimension, encoder settings, index, metrics, SHA-256 and size of every other file
+    item_keys.npy           (n,) uint64, sorted: the row of an item is the place of its key
+    item_ids.bin / id_ends.npy   UTF-8 ids one after the other, (n,) int64 ends
+    input_embeddings.npy    (n, dim) float32, what a timeline is averaged over
+    output_embeddings.npy   (n, dim) float32, biases.npy (n,) float32: what scores
+    popularity.npy          (n,) float32, weighted events per item
+    index.faiss             candidates for a user vector (`store/item_index.py`)
+
+A folder is written under a temporary name and published by rename, so a release is there whole or not at all.
+Arrays are memory-mapped: processes of one machine share one copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from led.encoder import F32, I64, Encoder
+from led.ranking import with_bias, with_one
+from store.item_index import MIN_RECALL, ItemIndex, build, load
+
+FORMAT = 1
+DESCRIPTION = "release.json"
+U64 = npt.NDArray[np.uint64]
+
+
+class BadRelease(ValueError):
+    """A release that must not be used: says which file or figure, and why."""
+
+
+class UnknownRelease(LookupError):
+    """There is no release of that version in the folder."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What training hands over. Row order is free; rows belong to item_ids.
+
+    input_embeddings, output_embeddings: (n, dim) float32. biases, popularity: (n,) float32.
+    kind_weights: weight of each kind of event by name. sample_vectors: (m, dim) user vectors of the training data,
+    on which the index is tested; without them, users of one item are taken.
+    about: what made it (data range, settings, metrics); must be JSON.
+    """
+
+    item_ids: Sequence[str]
+    input_embeddings: F32
+    output_embeddings: F32
+    biases: F32
+    popularity: F32
+    kind_weights: Mapping[str, float]
+    half_life_s: float | None = None
+    sample_vectors: F32 | None = None
+    about: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReleaseInfo:
+    """The description of a release, cheap to read."""
+
+    version: str
+    dim: int
+    items: int
+    created_ms: int
+    kind_weights: Mapping[str, float]
+    half_life_s: float | None
+    index: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+
+class Release:
+    """A loaded release. Read-only and shared by threads; holds the mapped files until it is collected."""
+
+    def __init__(self, folder: Path, info: ReleaseInfo, kind_code: Mapping[str, int], *, with_index: bool) -> None:
+        self.info = info
+        self.version = info.version
+        self.key = release_key(info.version)
+        self.dim = info.dim
+        self.encoder = Encoder({kind_code[k]: w for k, w in info.kind_weights.items()}, info.half_life_s)
+        self.item_keys: U64 = _map(folder / "item_keys.npy")
+        self.input_embeddings: F32 = _map(folder / "input_embeddings.npy")
+        self.output_embeddings: F32 = _map(folder / "output_embeddings.npy")
+        self.biases: F32 = _map(folder / "biases.npy")
+        self.popularity: F32 = _map(folder / "popularity.npy")
+        self._ids = np.memmap(folder / "item_ids.bin", mode="r", dtype=np.uint8)
+        self._ends: I64 = _map(folder / "id_ends.npy")
+        self.most_popular: I64 = np.argsort(-self.popularity, kind="stable")[:1000].astype(np.int64)
+        self._index = load(folder / "index.faiss", info.index) if with_index else None
+        self._check_shapes()
+
+    @property
+    def items(self) -> int:
+        return len(self.item_keys)
+
+    @property
+    def index(self) -> ItemIndex:
+        if self._index is None:
+            raise BadRelease(f"release {self.version} was loaded without its index")
+        return self._index
+
+    def rows(self, keys: U64) -> I64:
+        """Item rows of 64-bit keys, -1 for items this release does not know. Shape of keys."""
+        if not self.items:
+            return np.full(keys.shape, -1, np.int64)
+        places = np.minimum(np.searchsorted(self.item_keys, keys), self.items - 1)
+        return np.where(self.item_keys[places] == keys, places, -1).astype(np.int64)
+
+    def item_id(self, row: int) -> str:
+        """The id of a row."""
+        start = int(self._ends[row - 1]) if row else 0
+        return self._ids[start : int(self._ends[row])].tobytes().decode()
+
+    def warm_up(self) -> None:
+        """Touch what a request touches, so that the first one does not wait for the disk."""
+        if self._index is not None and self.items:
+            rows = np.linspace(0, self.items - 1, min(self.items, 64)).astype(np.int64)
+            self._index.search(with_one(np.asarray(self.input_embeddings[rows])), min(20, self.items))
+
+    def _check_shapes(self) -> None:
+        n, dim = self.info.items, self.info.dim
+        wanted = {
+            "item_keys": (n,),
+            "id_ends": (n,),
+            "input_embeddings": (n, dim),
+            "output_embeddings": (n, dim),
+            "biases": (n,),
+            "popularity": (n,),
+        }
+        for name, shape in wanted.items():
+            found = (self._ends if name == "id_ends" else getattr(self, name)).shape
+            if found != shape:
+                raise BadRelease(f"release {self.version}: {name} has shape {found}, {shape} expected")
+
+
+class Releases:
+    """The folder of releases. Publishing is for training, loading for everybody; nothing here is ever changed.
+
+    item_key: 64-bit key of an item id. kind_code: 8-bit code by kind name, for all kinds this process knows.
+    """
+
+    def __init__(self, folder: Path, item_key: Callable[[str], int], kind_code: Mapping[str, int]) -> None:
+        self._folder, self._item_key, self._kind_code = folder, item_key, kind_code
+
+    def versions(self) -> list[str]:
+        """Published versions, oldest first."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(path.name for path in self._folder.iterdir() if (path / DESCRIPTION).is_file())
+
+    def info(self, version: str) -> ReleaseInfo:
+        """Raises UnknownRelease, or BadRelease if its description cannot be read."""
+        return _read_description(self._path(version))[0]
+
+    def load(self, version: str, *, with_index: bool = True) -> Release:
+        """The release, every file checked against its SHA-256. Raises UnknownRelease or BadRelease."""
+        folder = self._path(version)
+        info, files = _read_description(folder)
+        for name, (sha256, size) in files.items():
+            if not with_index and name == "index.faiss":
+                continue
+            path = folder / name
+            if not path.is_file():
+                raise BadRelease(f"release {version}: {name} is missing")
+            if path.stat().st_size != size:
+                raise BadRelease(f"release {version}: {name} has {path.stat().st_size} bytes, {size} expected")
+            if _sha256(path) != sha256:
+                raise BadRelease(f"release {version}: {name} does not match its checksum")
+        unknown = sorted(set(info.kind_weights) - set(self._kind_code))
+        if unknown:
+            raise BadRelease(f"release {version}: kinds {', '.join(unknown)} are not among this process's kinds")
+        return Release(folder, info, self._kind_code, with_index=with_index)
+
+    def publish(self, model: Model, *, now_ms: int, min_recall: float = MIN_RECALL) -> str:
+        """Build the index, write the folder, rename it into place; returns the version.
+
+        Raises BadRelease for values that are not finite, shapes that disagree, ids that repeat or whose keys collide,
+        and an index that does not reach min_recall against exact search.
+        """
+        order, keys = self._order(model)
+        _check_model(model)
+        output, biases = model.output_embeddings[order], model.biases[order]
+        queries = model.sample_vectors if model.sample_vectors is not None else model.input_embeddings[:1000]
+        index, report = build(with_bias(output, biases), with_one(queries), min_recall=min_recall)
+        arrays = {
+            "item_keys": keys,
+            "input_embeddings": model.input_embeddings[order],
+            "output_embeddings": output,
+            "biases": biases,
+            "popularity": model.popularity[order],
+        }
+        ids = [model.item_ids[row].encode() for row in order]
+        temporary = self._folder / f".unfinished-{os.getpid()}-{os.urandom(4).hex()}"
+        temporary.mkdir(parents=True)
+        try:
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", np.ascontiguousarray(array))
+            (temporary / "item_ids.bin").write_bytes(b"".join(ids))
+            np.save(temporary / "id_ends.npy", np.cumsum([len(i) for i in ids], dtype=np.int64))
+            index.save(temporary / "index.faiss")
+            version = _describe(temporary, model, report, now_ms)
+            temporary.rename(self._folder / version)
+            _sync(self._folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return version
+
+    def remove(self, version: str) -> None:
+        """Delete a release nobody uses. Processes that hold it keep their mapped files."""
+        shutil.rmtree(self._path(version))
+
+    def _path(self, version: str) -> Path:
+        folder = self._folder / version
+        if not version or "/" in version or version.startswith(".") or not (folder / DESCRIPTION).is_file():
+            raise UnknownRelease(version)
+        return folder
+
+    def _order(self, model: Model) -> tuple[I64, U64]:
+        keys = np.fromiter((self._item_key(item) for item in model.item_ids), np.uint64, len(model.item_ids))
+        order = np.argsort(keys, kind="stable").astype(np.int64)
+        keys = keys[order]
+        same = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(same):
+            first, second = model.item_ids[order[same[0]]], model.item_ids[order[same[0] + 1]]
+            what = "appears twice" if first == second else f"has the same 64-bit key as item {second!r}"
+            raise BadRelease(f"item {first!r} {what}")
+        return order, keys
+
+
+def release_key(version: str) -> int:
+    """64-bit number of a version, never 0: how a user record says which release made its vector."""
+    return int.from_bytes(hashlib.blake2b(version.encode(), digest_size=8).digest(), "big") or 1
+
+
+def _check_model(model: Model) -> None:
+    n = len(model.item_ids)
+    if n == 0:
+        raise BadRelease("the model has no items")
+    for name in ("input_embeddings", "output_embeddings", "biases", "popularity"):
+        array = getattr(model, name)
+        if array.dtype != np.float32 or len(array) != n:
+            raise BadRelease(f"{name} is {array.dtype} of {len(array)} rows, float32 of {n} expected")
+        if not np.isfinite(array).all():
+            raise BadRelease(f"{name} holds values that are not finite")
+    if model.input_embeddings.shape != model.output_embeddings.shape:
+        raise BadRelease(f"shapes {model.input_embeddings.shape} and {model.output_embeddings.shape} differ")
+    if not model.output_embeddings.any():
+        raise BadRelease("output_embeddings are all zero")
+
+
+def _describe(folder: Path, model: Model, index: Mapping[str, Any], now_ms: int) -> str:
+    files = {path.name: [_sha256(path), path.stat().st_size] for path in sorted(folder.iterdir())}
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:8]
+    moment = datetime.fromtimestamp(now_ms / 1000, UTC)
+    version = f"{moment:%Y%m%dT%H%M%S}{now_ms % 1000:03d}Z-{digest}"
+    description = {
+        "format": FORMAT,
+        "version": version,
+        "dim": model.input_embeddings.shape[1],
+        "items": len(model.item_ids),
+        "created_ms": now_ms,
+        "encoder": {"kind_weights": dict(model.kind_weights), "half_life_s": model.half_life_s},
+        "index": index,
+        "about": model.about,
+        "files": files,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+    for path in folder.iterdir():
+        _sync(path)
+    return version
+
+
+def _read_description(folder: Path) -> tuple[ReleaseInfo, dict[str, tuple[str, int]]]:
+    try:
+        raw = json.loads((folder / DESCRIPTION).read_text())
+        if raw["format"] != FORMAT:
+            raise BadRelease(f"release {folder.name}: format {raw['format']}, this program knows {FORMAT}")
+        info = ReleaseInfo(
+            version=raw["version"],
+            dim=int(raw["dim"]),
+            items=int(raw["items"]),
+            created_ms=int(raw["created_ms"]),
+            kind_weights={str(k): float(w) for k, w in raw["encoder"]["kind_weights"].items()},
+            half_life_s=raw["encoder"]["half_life_s"],
+            index=raw["index"],
+            about=raw["about"],
+        )
+        files = {str(name): (str(sha), int(size)) for name, (sha, size) in raw["files"].items()}
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, BadRelease):
+            raise
+        raise BadRelease(f"release {folder.name}: {DESCRIPTION} cannot be read: {error}") from error
+    if info.version != folder.name:
+        raise BadRelease(f"release {folder.name}: its description is of {info.version}")
+    return info, files
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _map(path: Path) -> Any:
+    return np.load(path, mmap_mode="r")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
