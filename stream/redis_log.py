@@ -1,0 +1,349 @@
+"""The log on Redis Streams: for a single box, and for the embedded server.
+
+Keys of a topic, all under `<namespace>:log:<topic>`:
+
+    (itself)             "<partitions> <identity>", made once
+    :<partition>         the stream; ids are 0-1, 0-2, …, so that an entry's offset is its sequence number minus one
+    :groups              the groups that ever read; what one of them has not committed is never trimmed
+    :committed:<group>   hash: next offset by partition
+    :members:<group>     sorted set: when each reader's membership runs out, in the server's milliseconds
+    :leases:<group>      hash: reader by partition; good while that reader is a member
+
+Scripts run on the server and read its clock, so readers need not agree on the time.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from store.connection import Client, StoreUnavailable, ping, unavailable_is_ours
+from stream.log import Batch, Entry, LogUnavailable, Position, Record, UnknownTopic, partition_of
+
+MEMBERSHIP_MS = 10_000
+RENEW_EVERY_S = 0.25
+BLOCK_AT_MOST_S = 0.5
+
+# KEYS: members, leases. ARGV: reader, membership in ms, partitions, 1 to take and hand over or 0 to renew only.
+# Answers the reader's partitions, each followed by 1 where its lease is new.
+_SHARE = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local me, partitions = ARGV[1], tonumber(ARGV[3])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZADD', KEYS[1], now + ARGV[2], me)
+local members, mine = redis.call('ZCARD', KEYS[1]), {}
+for partition = 0, partitions - 1 do
+  if redis.call('HGET', KEYS[2], partition) == me then mine[#mine + 1] = {partition, 0} end
+end
+if ARGV[4] == '1' then
+  local rank, names = 0, redis.call('ZRANGE', KEYS[1], 0, -1)
+  for _, name in ipairs(names) do if name < me then rank = rank + 1 end end
+  local share = math.floor(partitions / members)
+  if rank < partitions % members then share = share + 1 end
+  while #mine > share do redis.call('HDEL', KEYS[2], table.remove(mine)[1]) end
+  for partition = 0, partitions - 1 do
+    if #mine >= share then break end
+    local holder = redis.call('HGET', KEYS[2], partition)
+    if not holder or not redis.call('ZSCORE', KEYS[1], holder) then
+      redis.call('HSET', KEYS[2], partition, me)
+      mine[#mine + 1] = {partition, 1}
+    end
+  end
+end
+return mine
+"""
+
+# KEYS: leases, committed. ARGV: reader, then partition and next offset in turn.
+_COMMIT = """
+for i = 2, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[1] then redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+end
+"""
+
+# KEYS: members, leases. ARGV: reader.
+_LEAVE = """
+redis.call('ZREM', KEYS[1], ARGV[1])
+local leases = redis.call('HGETALL', KEYS[2])
+for i = 1, #leases, 2 do
+  if leases[i + 1] == ARGV[1] then redis.call('HDEL', KEYS[2], leases[i]) end
+end
+"""
+
+# KEYS: stream, groups. ARGV: prefix of the committed hashes, partition, records to keep.
+_TRIM = """
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if not newest then return 0 end
+local keep_from = tonumber(string.match(newest[1], '%d+$')) - ARGV[3]
+for _, group in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  keep_from = math.min(keep_from, tonumber(redis.call('HGET', ARGV[1] .. group, ARGV[2]) or '0'))
+end
+if keep_from <= 0 then return 0 end
+return redis.call('XTRIM', KEYS[1], 'MINID', '~', '0-' .. string.format('%.0f', keep_from + 1))
+"""
+
+
+class RedisLog:
+    """See `stream.log.Log`. Needs Redis 7 or Valkey; the client must answer bytes.
+
+    retain_records: how many of a partition's newest records are kept even when every group has committed them.
+    """
+
+    def __init__(self, client: Client, namespace: str, *, retain_records: int = 100_000) -> None:
+        self._client, self._namespace, self._retain_records = client, namespace, retain_records
+        self._partitions: dict[str, int] = {}
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        with _unavailable():
+            self._client.set(self._key(topic), f"{partitions} {secrets.randbits(64)}", nx=True)
+
+    def partitions(self, topic: str) -> int:
+        # An existing topic keeps its partitions, so asking once is enough.
+        if topic not in self._partitions:
+            self._partitions[topic] = self._made(topic)[0]
+        return self._partitions[topic]
+
+    def identity(self, topic: str) -> int:
+        return self._made(topic)[1]
+
+    def append(self, topic: str, entries: Sequence[Entry]) -> list[Position | LogUnavailable]:
+        partitions = self.partitions(topic)
+        streams = [self._key(topic, number) for number in range(partitions)]
+        numbers = [partition_of(entry.key, partitions) for entry in entries]
+        pipeline: Any = self._client.pipeline(transaction=False)
+        for number, entry in zip(numbers, entries, strict=True):
+            pipeline.execute_command(
+                "XADD", streams[number], "0-*", "t", entry.time_ms, "k", entry.key, "v", entry.value
+            )
+        try:
+            with _unavailable():
+                answers = pipeline.execute(raise_on_error=False)
+        except LogUnavailable as error:
+            return [error] * len(entries)
+        return [
+            LogUnavailable(str(answer)) if isinstance(answer, Exception) else Position(number, _offset(answer))
+            for number, answer in zip(numbers, answers, strict=True)
+        ]
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int) -> list[Record]:
+        with _unavailable():
+            found: Any = self._client.xrange(self._key(topic, partition), f"0-{offset + 1}", count=max_records)
+        return _records(found)
+
+    def start_offsets(self, topic: str) -> dict[int, int]:
+        bounds = self._bounds(topic, range(self.partitions(topic)))
+        return {number: start for number, (start, _) in bounds.items()}
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        bounds = self._bounds(topic, range(self.partitions(topic)))
+        return {number: end for number, (_, end) in bounds.items()}
+
+    def committed(self, topic: str, group: str) -> dict[int, int]:
+        self.partitions(topic)
+        with _unavailable():
+            found: Any = self._client.hgetall(self._key(topic, "committed", group))
+        return {int(number): int(offset) for number, offset in sorted(found.items())}
+
+    def reader(self, topic: str, group: str) -> RedisReader:
+        self.partitions(topic)
+        with _unavailable():
+            self._client.sadd(self._key(topic, "groups"), group)
+        return RedisReader(self, topic, group)
+
+    def ping(self) -> None:
+        with _unavailable():
+            ping(self._client)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _key(self, topic: str, *parts: str | int) -> str:
+        return ":".join((self._namespace, "log", topic, *map(str, parts)))
+
+    def _made(self, topic: str) -> tuple[int, int]:
+        """Partitions and identity."""
+        with _unavailable():
+            found: Any = self._client.get(self._key(topic))
+        if found is None:
+            raise UnknownTopic(topic)
+        partitions, identity = found.split()
+        return int(partitions), int(identity)
+
+    def _bounds(self, topic: str, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Start and end offset by partition."""
+        pipeline: Any = self._client.pipeline(transaction=False)
+        for number in partitions:
+            pipeline.xinfo_stream(self._key(topic, number))
+        with _unavailable():
+            answers = pipeline.execute(raise_on_error=False)
+            return {number: _bounds_of(answer) for number, answer in zip(partitions, answers, strict=True)}
+
+
+class RedisReader:
+    """See `stream.log.Reader`. Members get equal shares, give or take one partition.
+
+    A reader that dies in silence keeps its partitions until its membership runs out, ten seconds after its last call.
+    """
+
+    def __init__(self, log: RedisLog, topic: str, group: str) -> None:
+        self._log, self._client, self._topic, self._group = log, log._client, topic, group
+        self._name = secrets.token_hex(8)
+        self._members, self._leases = log._key(topic, "members", group), log._key(topic, "leases", group)
+        self._positions: dict[int, int] = {}
+        self._trimmed_at: dict[int, int] = {}
+        self._renewed_at = float("-inf")
+        self._first = 0
+        self._closed = False
+        timeout_s = self._client.connection_pool.connection_kwargs.get("socket_timeout")
+        self._block_at_most_s = min(BLOCK_AT_MOST_S, timeout_s / 2) if timeout_s else BLOCK_AT_MOST_S
+        self._share_script = self._client.register_script(_SHARE)
+        self._commit_script = self._client.register_script(_COMMIT)
+        self._leave_script = self._client.register_script(_LEAVE)
+        self._trim_script = self._client.register_script(_TRIM)
+
+    def poll(self, *, max_records: int, timeout_s: float) -> list[Batch]:
+        deadline = time.monotonic() + timeout_s
+        while not self._closed:
+            if time.monotonic() >= self._renewed_at + RENEW_EVERY_S:
+                self._share(take=True)
+            batches = self._read(max_records, deadline - time.monotonic())
+            if batches or time.monotonic() >= deadline:
+                return batches
+        return []
+
+    def commit(self, next_offsets: Mapping[int, int]) -> None:
+        if not next_offsets:
+            return
+        pairs = [number for pair in next_offsets.items() for number in pair]
+        keys = [self._leases, self._log._key(self._topic, "committed", self._group)]
+        with self._starting_over():
+            self._commit_script(keys=keys, args=[self._name, *pairs])
+            self._trim(next_offsets)
+
+    def seek(self, partition: int, offset: int) -> None:
+        if partition not in self._positions:
+            raise ValueError(f"partition {partition} is not assigned to this reader")
+        self._positions[partition] = offset
+
+    def assignment(self) -> frozenset[int]:
+        return frozenset(self._positions)
+
+    def positions(self) -> dict[int, int]:
+        return dict(self._positions)
+
+    def lag(self) -> dict[int, int]:
+        bounds = self._log._bounds(self._topic, list(self._positions))
+        return {number: max(0, end - max(start, self._positions[number])) for number, (start, end) in bounds.items()}
+
+    def keep_alive(self) -> None:
+        if not self._closed and time.monotonic() >= self._renewed_at + RENEW_EVERY_S:
+            self._share(take=False)
+
+    def close(self) -> None:
+        self._closed = True
+        self._positions = {}
+        try:
+            with _unavailable():
+                self._leave_script(keys=[self._members, self._leases], args=[self._name])
+        except LogUnavailable as error:
+            logging.getLogger(__name__).warning("a reader's partitions stay taken until its lease ends: %s", error)
+
+    def _share(self, *, take: bool) -> None:
+        """Stay a member; with take, also hand over what is too much and take up what is free."""
+        args: list[Any] = [self._name, MEMBERSHIP_MS, self._log.partitions(self._topic), int(take)]
+        with self._starting_over():
+            leases: Any = self._share_script(keys=[self._members, self._leases], args=args)
+            missing = {number for number, is_new in leases if is_new or number not in self._positions}
+            committed = self._log.committed(self._topic, self._group) if missing else {}
+        self._positions = {
+            number: committed.get(number, 0) if number in missing else self._positions[number] for number, _ in leases
+        }
+        self._renewed_at = time.monotonic()
+
+    def _read(self, max_records: int, timeout_s: float) -> list[Batch]:
+        """What is there of the assigned partitions, after waiting for at most one slice of the timeout."""
+        wait_s = max(0.0, min(timeout_s, self._block_at_most_s))
+        if not self._positions:
+            time.sleep(min(wait_s, RENEW_EVERY_S))
+            return []
+        streams = self._turn(max_records)
+        after: Any = {stream: f"0-{self._positions[number]}" for stream, number in streams.items()}
+        block_ms = int(wait_s * 1000) or None  # 0 would mean for ever
+        with self._starting_over():
+            found: Any = self._client.xread(after, count=max_records // len(streams), block=block_ms)
+        batches = []
+        for stream, entries in found or ():
+            batch = Batch(streams[stream.decode()], _records(entries))
+            self._warn_of_gap(batch)
+            self._positions[batch.partition] = batch.next_offset
+            batches.append(batch)
+        return batches
+
+    @contextmanager
+    def _starting_over(self) -> Iterator[None]:
+        """After an outage, from what was committed: a server that came back may have lost its last second."""
+        try:
+            with _unavailable():
+                yield
+        except LogUnavailable:
+            self._positions, self._renewed_at = {}, float("-inf")
+            raise
+
+    def _turn(self, max_records: int) -> dict[str, int]:
+        """Partitions to read now, by stream; others lead the next time, so that none starves behind max_records."""
+        numbers = sorted(self._positions)
+        self._first = (self._first + 1) % len(numbers)
+        numbers = (numbers[self._first :] + numbers[: self._first])[:max_records]
+        return {self._log._key(self._topic, number): number for number in numbers}
+
+    def _warn_of_gap(self, batch: Batch) -> None:
+        wanted, found = self._positions[batch.partition], batch.records[0].offset
+        if found > wanted:
+            logging.getLogger(__name__).warning(
+                "%s, partition %d: records %d to %d were trimmed before group %s read them",
+                *(self._topic, batch.partition, wanted, found - 1, self._group),
+            )
+
+    def _trim(self, next_offsets: Mapping[int, int]) -> None:
+        """Only after every tenth of retain_records, because it asks for every group's offset."""
+        every = max(1, self._log._retain_records // 10)
+        for number, offset in next_offsets.items():
+            if offset - self._trimmed_at.setdefault(number, offset - every) < every:
+                continue
+            self._trimmed_at[number] = offset
+            keys = [self._log._key(self._topic, number), self._log._key(self._topic, "groups")]
+            prefix = self._log._key(self._topic, "committed", "")
+            self._trim_script(keys=keys, args=[prefix, number, self._log._retain_records])
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    try:
+        with unavailable_is_ours():
+            yield
+    except StoreUnavailable as error:
+        raise LogUnavailable(str(error)) from error
+
+
+def _offset(stream_id: bytes) -> int:
+    return int(stream_id[2:]) - 1
+
+
+def _records(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Record]:
+    return [
+        Record(int(stream_id[2:]) - 1, int(fields[b"t"]), fields[b"k"], fields[b"v"]) for stream_id, fields in entries
+    ]
+
+
+def _bounds_of(info: Any) -> tuple[int, int]:
+    """Start and end offset in the answer to XINFO STREAM. A stream nothing was appended to does not exist yet."""
+    if isinstance(info, Exception):
+        if "no such key" in str(info):
+            return 0, 0
+        raise info
+    end = _offset(info["last-generated-id"]) + 1
+    return (_offset(info["first-entry"][0]) if info["first-entry"] else end), end
