@@ -46,6 +46,9 @@ def read_parquet(path: Path, *, kind: str = "view") -> Iterator[Event]:
     except pa.ArrowInvalid as error:
         raise ReplayError(f"{path} is not a Parquet file: {error}") from None
     layout = _layout(path, file.schema_arrow.names, kind)
+    time = file.schema_arrow.field(layout.time).type
+    if not (pa.types.is_integer(time) or pa.types.is_floating(time)):
+        raise ReplayError(f"{path}: column {layout.time} is {time}, a number is needed")
     return _events(file, layout)
 
 
@@ -97,12 +100,13 @@ def _layout(path: Path, names: list[str], kind: str) -> _Layout:
 def _events(file: pq.ParquetFile, layout: _Layout) -> Iterator[Event]:
     unit_ms = MS_PER_UNIT[layout.time]
     for batch in _batches(file, layout):
-        columns = {name: batch.column(name).to_pylist() for name in layout.columns}
-        kinds = _kinds(columns[layout.kind]) if layout.kind else [layout.default_kind] * batch.num_rows
-        for user, item, time, kind in zip(
-            columns[layout.user], columns[layout.item], columns[layout.time], kinds, strict=True
-        ):
-            yield Event(str(user), str(item), kind, int(time * unit_ms))
+        users, items = batch.column(layout.user).to_pylist(), batch.column(layout.item).to_pylist()
+        times_ms = (batch.column(layout.time).to_numpy().astype(np.float64) * unit_ms).astype(np.int64).tolist()
+        kinds = [layout.default_kind] * batch.num_rows
+        if layout.kind:
+            kinds = _kinds(batch.column(layout.kind).to_pylist())
+        for user, item, kind, time_ms in zip(users, items, kinds, times_ms, strict=True):
+            yield Event(str(user), str(item), kind, time_ms)
 
 
 def _batches(file: pq.ParquetFile, layout: _Layout) -> Iterator[pa.RecordBatch]:

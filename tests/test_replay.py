@@ -95,6 +95,12 @@ def test_an_unknown_event_code_is_named(written: Path) -> None:
         replayed(written, {"user": [1], "item": [1], "ts": [1], "event": [9]})
 
 
+def test_times_that_are_no_numbers_are_refused_before_anything_is_sent(written: Path) -> None:
+    pq.write_table(pa.table({"user": [1], "item": [1], "ts": ["noon"]}), written)
+    with pytest.raises(ReplayError, match="column ts is string, a number is needed"):
+        read_parquet(written)
+
+
 def test_a_file_that_is_no_parquet_is_refused(written: Path) -> None:
     written.write_text("user,item,ts\n1,2,3\n")
     with pytest.raises(ReplayError, match=r"events\.parquet is not a Parquet file"):
