@@ -1,0 +1,49 @@
+"""Which log an address means."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+from store.connection import connect
+from stream.kafka_log import KafkaLog
+from stream.log import Log
+from stream.redis_log import RedisLog
+
+
+def open_log(address: str, namespace: str) -> Log:
+    """The log at `kafka://host:port,host:port?replication=3`, `redis://…`, `rediss://…` or `unix:///path`.
+
+    Connects at first use. Raises ValueError, naming the address, where it cannot be understood.
+    """
+    parts = urlsplit(address)
+    if parts.scheme == "kafka":
+        return KafkaLog(_brokers(address), namespace, replication=_replication(address))
+    if parts.scheme in ("redis", "rediss", "unix"):
+        try:
+            return RedisLog(connect(address), namespace)
+        except ValueError as error:
+            raise ValueError(f"log address {address!r}: {error}") from error
+    raise ValueError(f"log address {address!r}: it must begin with kafka://, redis://, rediss:// or unix://")
+
+
+def _brokers(address: str) -> list[str]:
+    parts = urlsplit(address)
+    brokers = parts.netloc.split(",")
+    for broker in brokers:
+        host, _, port = broker.rpartition(":")
+        if not host or "@" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise ValueError(f"log address {address!r}: broker {broker!r} is not host:port")
+    if parts.path.strip("/") or parts.fragment:
+        raise ValueError(f"log address {address!r}: nothing but ?replication=… may follow the brokers")
+    return brokers
+
+
+def _replication(address: str) -> int:
+    settings = parse_qs(urlsplit(address).query, keep_blank_values=True)
+    unknown = sorted(settings.keys() - {"replication"})
+    if unknown:
+        raise ValueError(f"log address {address!r}: unknown setting {unknown[0]!r}, replication is known")
+    value = settings.get("replication", ["1"])[-1]
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"log address {address!r}: replication = {value!r} is not a whole number from 1 on")
+    return int(value)

@@ -1,0 +1,86 @@
+"""Fixtures that are real servers. A missing one skips its tests on a laptop and fails them in CI."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from store.connection import Client, connect
+from store.embedded import EmbeddedStore
+from tests.servers import KafkaServer, RedisServer, ServerMissing, has_container_engine
+
+
+def missing(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A prefix nobody else uses, so that tests can share a server."""
+    return f"test-{secrets.token_hex(6)}"
+
+
+@pytest.fixture(scope="session")
+def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey for the whole session: LEDSTREAM_TEST_REDIS, or the embedded one."""
+    if address := os.environ.get("LEDSTREAM_TEST_REDIS"):
+        yield address
+        return
+    with EmbeddedStore(tmp_path_factory.mktemp("valkey")) as store:
+        yield store.address
+
+
+@pytest.fixture
+def redis_client(redis_address: str) -> Iterator[Client]:
+    """A client of bytes. The server is shared: keep to the `namespace`."""
+    with connect(redis_address) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def original_redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis, not a Valkey: in a container, or the machine's own redis-server."""
+    if has_container_engine():
+        from testcontainers.redis import RedisContainer
+
+        with RedisContainer("redis:7-alpine") as container:
+            yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
+        return
+    if shutil.which("redis-server") is None:
+        missing("no Redis: neither a container engine nor redis-server")
+    with RedisServer(tmp_path_factory.mktemp("redis")) as store:
+        yield store.address
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A broker that tests may kill, if they start it again."""
+    try:
+        server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    except ServerMissing as error:
+        missing(str(error))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
+    """host:port of a broker for the whole session."""
+    if address := os.environ.get("LEDSTREAM_TEST_KAFKA"):
+        yield address
+    elif has_container_engine():
+        from testcontainers.kafka import KafkaContainer
+
+        with KafkaContainer("confluentinc/cp-kafka:8.1.0").with_kraft() as container:
+            yield container.get_bootstrap_server()
+    else:
+        server: KafkaServer = request.getfixturevalue("kafka_server")
+        yield server.bootstrap

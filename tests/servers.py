@@ -1,0 +1,191 @@
+"""Real servers for tests: where an address in the environment or a container engine offers none, started here."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+import docker  # type: ignore[import-untyped]
+from docker.errors import DockerException  # type: ignore[import-untyped]
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from store.embedded import EmbeddedStore
+
+KAFKA_VERSION = "4.3.1"
+KAFKA_CLUSTER = "bGVkc3RyZWFtLXRlc3RzAA"
+START_TIMEOUT_S = 60.0
+
+_SERVER_PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+num.network.threads=1
+num.io.threads=2
+log.segment.bytes=67108864
+log.cleaner.dedupe.buffer.size=4194304
+"""
+
+_LOG4J = """<Configuration status="warn"><Appenders>
+  <Console name="out"><PatternLayout pattern="%d %p %m (%c)%n"/></Console>
+</Appenders><Loggers><Root level="warn"><AppenderRef ref="out"/></Root></Loggers></Configuration>
+"""
+
+
+class ServerMissing(Exception):
+    """This machine cannot start the server; the sentence says what it lacks."""
+
+
+class KafkaServer:
+    """One broker on loopback. It can be killed and started again on the same data and the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._libs = folder, kafka_libs()
+        self._process: subprocess.Popen[bytes] | None = None
+        port, controller_port = free_ports(2)
+        self.bootstrap = f"127.0.0.1:{port}"
+        folder.mkdir(parents=True, exist_ok=True)
+        properties = _SERVER_PROPERTIES.format(port=port, controller_port=controller_port, data=folder / "data")
+        (folder / "server.properties").write_text(properties)
+        (folder / "log4j2.xml").write_text(_LOG4J)
+        atexit.register(self.kill)
+
+    def start(self) -> None:
+        """Returns when the broker answers. Raises RuntimeError with the last lines of its log if it does not."""
+        properties = str(self._folder / "server.properties")
+        with (self._folder / "broker.log").open("ab") as out:
+            if not (self._folder / "data").exists():
+                storage = ["kafka.tools.StorageTool", "format", "-t", KAFKA_CLUSTER, "-c", properties]
+                subprocess.run(self._java(*storage), stdout=out, stderr=out, check=True)
+            # A group of its own: Ctrl-C reaches the tests first, which then stop it.
+            command = self._java("kafka.Kafka", properties)
+            self._process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                tail = (self._folder / "broker.log").read_text(errors="replace").splitlines()[-10:]
+                raise RuntimeError("the Kafka broker did not start:\n" + "\n".join(tail))
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """A clean end: SIGTERM, then wait. Harmless when not running."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """The crash: SIGKILL. Harmless when not running."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=1_000).close()
+        except KafkaError:
+            return False
+        return True
+
+    def _java(self, *command: str) -> list[str]:
+        memory = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"]
+        logging = f"-Dlog4j2.configurationFile=file:{self._folder / 'log4j2.xml'}"
+        return ["java", *memory, logging, "-cp", f"{self._libs}/*", *command]
+
+
+class RedisServer(EmbeddedStore):
+    """The machine's own `redis-server`, run the way the embedded Valkey is."""
+
+    def _command(self) -> list[str]:
+        return ["redis-server", *super()._command()[1:]]
+
+
+def kafka_libs() -> Path:
+    """The broker's jars, in the user's cache; fetched with Maven when they are not there."""
+    cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    libs = cache_dir / "ledstream" / f"kafka-{KAFKA_VERSION}"
+    if shutil.which("java") is None:
+        raise ServerMissing("no Kafka: neither LEDSTREAM_TEST_KAFKA, nor a container engine, nor Java")
+    if libs.exists():
+        return libs
+    if shutil.which("mvn") is None:
+        raise ServerMissing(f"no Kafka: no Maven to fill {libs}")
+    libs.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=libs.parent) as unfinished:
+        fetched = Path(unfinished) / "libs"
+        command = [
+            "mvn",
+            "-q",
+            "-B",
+            "-f",
+            str(Path(__file__).parent / "kafka" / "pom.xml"),
+            "dependency:copy-dependencies",
+        ]
+        options = ["-DincludeScope=runtime", f"-DoutputDirectory={fetched}"]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ServerMissing(f"no Kafka: Maven could not fetch it: {done.stdout[-500:]}{done.stderr[-500:]}")
+        try:
+            fetched.rename(libs)
+        except OSError:
+            if not libs.exists():  # another test run was faster
+                raise
+    return libs
+
+
+@cache
+def has_container_engine() -> bool:
+    try:
+        client = docker.from_env(timeout=2)
+    except DockerException:
+        return False
+    try:
+        return bool(client.ping())
+    except (DockerException, OSError):
+        return False
+    finally:
+        client.close()
+
+
+def free_ports(how_many: int) -> list[int]:
+    """Loopback ports nobody listens on; all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(how_many)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
