@@ -1,0 +1,165 @@
+"""What training sees: who did something with which item, how much it weighs, when it was last.
+
+Built from the archive's events in one pass over columns; ids become rows, repeated events of a user on one item
+become one cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
+
+from led.encoder import F32, F64, I64, Bool
+from stream.events import ERASE
+from training.svd import Sparse
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which events count in training, and how much.
+
+    kind_weights: weight by kind; other kinds are left out. min_item_users: items of fewer distinct users are left out.
+    window_s: only events at most this much older than the newest. half_life_s: age at which an event counts half, seen
+    from the newest. popularity_half_life_s: the same, for popularity alone, which should follow the day.
+    """
+
+    kind_weights: Mapping[str, float]
+    min_item_users: int = 1
+    window_s: float | None = None
+    half_life_s: float | None = None
+    popularity_half_life_s: float | None = 86400.0
+
+    def __post_init__(self) -> None:
+        for kind, weight in self.kind_weights.items():
+            if not (np.isfinite(weight) and weight >= 0):
+                raise ValueError(f"kind_weights[{kind}] = {weight}: must be finite and at least 0")
+        for name in ("window_s", "half_life_s", "popularity_half_life_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} = {value}: must be above 0, or None")
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """user_ids, item_ids: outside ids by row and by column of the matrix.
+
+    matrix: (users, items), sorted and without duplicates; a cell is the weight of the user's strongest event on the
+    item, so that ten views of one thing are not ten interests. times_ms: (nnz,) newest event of each cell, in the order
+    of matrix.data; None where times are not known. popularity: (items,) weighted events, repeated ones included.
+    events: how many were counted.
+    """
+
+    user_ids: list[str]
+    item_ids: list[str]
+    matrix: Sparse
+    times_ms: I64 | None
+    popularity: F32
+    events: int
+
+
+def collect(events: pa.Table, selection: Selection) -> Interactions:
+    """The interactions in a table with columns user_id, item_id, kind and time_ms (int64); other columns are ignored.
+
+    An event of kind `erase` takes with it every event of its user up to its time, and, where the table has a column
+    `offset`, every event stored before it: a browser's clock that runs ahead must not save what was to be forgotten.
+    """
+    users, user_ids = _codes(events["user_id"])
+    items, item_ids = _codes(events["item_id"])
+    kinds, kind_names = _codes(events["kind"])
+    times_ms = events["time_ms"].to_numpy().astype(np.int64)
+    weight_of = np.array(
+        [0.0 if name == ERASE else selection.kind_weights.get(name, 0.0) for name in kind_names] or [0.0]
+    )
+    weights = weight_of[kinds]
+    keep = (weights > 0) & (users >= 0) & (items >= 0)
+    if ERASE in kind_names:
+        erased = (kinds == kind_names.index(ERASE)) & (users >= 0)
+        orders = [times_ms] + ([events["offset"].to_numpy()] if "offset" in events.column_names else [])
+        for order in orders:
+            keep &= ~_up_to_erasure(users, order.astype(np.int64), erased, len(user_ids))
+    if selection.window_s is not None and keep.any():
+        keep &= times_ms > times_ms[keep].max() - 1000 * selection.window_s
+    keep[keep] = _with_enough_users(users[keep], items[keep], selection.min_item_users)
+    return _assembled(
+        _Coded(users[keep], user_ids), _Coded(items[keep], item_ids), weights[keep], times_ms[keep], selection
+    )
+
+
+def without_times(users: I64, items: I64) -> Interactions:
+    """Interactions of equal weight from distinct pairs (users, items) of small numbers, which become their own ids."""
+    shape = (int(users.max()) + 1, int(items.max()) + 1)
+    matrix = sp.csr_array((np.ones(len(users), np.float32), (users, items)), shape=shape)
+    matrix.sort_indices()
+    popularity = np.bincount(items, minlength=shape[1]).astype(np.float32)
+    ids = [[str(number) for number in range(size)] for size in shape]
+    return Interactions(ids[0], ids[1], matrix, None, popularity, len(users))
+
+
+@dataclass(frozen=True)
+class _Coded:
+    codes: I64
+    ids: list[str]
+
+    def compact(self) -> _Coded:
+        """Only the ids that are used."""
+        used, codes = np.unique(self.codes, return_inverse=True)
+        return _Coded(codes.astype(np.int64), [self.ids[code] for code in used])
+
+
+def _codes(column: Any) -> tuple[I64, list[str]]:
+    """Codes (n,) into the distinct values of a column of strings, -1 for null, and those values."""
+    encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
+    chunks = encoded.unify_dictionaries().chunks
+    if not chunks:
+        return np.empty(0, np.int64), []
+    codes = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) for chunk in chunks]
+    return np.concatenate(codes), chunks[0].dictionary.to_pylist()
+
+
+def _up_to_erasure(users: I64, order: I64, erased: Bool, user_count: int) -> Bool:
+    """Which events lie at or before the last erasure of their user, in the given order. (n,)"""
+    last = np.full(user_count + 1, np.iinfo(np.int64).min)  # the last place is for users without id
+    np.maximum.at(last, users[erased], order[erased])
+    return np.asarray(order <= last[users])
+
+
+def _with_enough_users(users: I64, items: I64, least: int) -> Bool:
+    """Which events are on items of at least `least` distinct users. (n,)"""
+    if least <= 1 or not len(items):
+        return np.ones(len(items), np.bool_)
+    pairs = np.unique(items * (users.max() + 1) + users)
+    counts = np.bincount(pairs // (users.max() + 1), minlength=int(items.max()) + 1)
+    return np.asarray(counts[items] >= least)
+
+
+def _assembled(users: _Coded, items: _Coded, weights: F64, times_ms: I64, selection: Selection) -> Interactions:
+    users, items = users.compact(), items.compact()
+    ages_ms = times_ms.max(initial=0) - times_ms
+    popularity = np.bincount(
+        items.codes, weights * _decay(ages_ms, selection.popularity_half_life_s), minlength=len(items.ids)
+    )
+    weights = weights * _decay(ages_ms, selection.half_life_s)
+    pairs = users.codes * len(items.ids) + items.codes
+    order = np.argsort(pairs, kind="stable")
+    starts = np.flatnonzero(np.diff(pairs[order], prepend=-1))
+    cells = pairs[order][starts]
+    shape = (len(users.ids), len(items.ids))
+    if not len(cells):
+        return Interactions([], [], sp.csr_array(np.zeros(shape, np.float32)), times_ms, np.zeros(0, np.float32), 0)
+    strongest = np.maximum.reduceat(weights[order], starts).astype(np.float32)
+    newest = np.maximum.reduceat(times_ms[order], starts)
+    ends = np.searchsorted(cells, np.arange(shape[0] + 1) * shape[1])
+    matrix = sp.csr_array((strongest, cells % shape[1], ends), shape=shape)
+    return Interactions(users.ids, items.ids, matrix, newest, popularity.astype(np.float32), len(pairs))
+
+
+def _decay(ages_ms: I64, half_life_s: float | None) -> F64:
+    if half_life_s is None:
+        return np.ones(len(ages_ms))
+    return np.asarray(np.exp2(-ages_ms / (1000.0 * half_life_s)))
