@@ -1,0 +1,1 @@
+"""One process per file, each a handler of the loop in `stream/loop.py`."""

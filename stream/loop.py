@@ -1,0 +1,210 @@
+"""The one loop that consumes and commits: read, decode, handle, and only then commit the next offset.
+
+Delivery is at least once; a handler makes the effect once. Undecodable records become dead letters before anything
+past them is committed. While the store or the log is away the loop waits and tries the same batch again, staying in
+its group. Any other error ends the process with nothing committed that was not handled.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from store.connection import StoreUnavailable
+from stream.dead_letters import DeadLetter, bury
+from stream.events import DecodeError
+from stream.log import Batch, Log, LogUnavailable, Reader
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
+
+
+@dataclass(frozen=True)
+class Decoded(Generic[T]):
+    """The readable part of a batch: (offset, time appended in ms, value), and where to go on after it."""
+
+    partition: int
+    values: Sequence[tuple[int, int, T]]
+    next_offset: int
+
+
+class Handler(Protocol[T]):
+    """What a consumer process does with batches. Called by one thread."""
+
+    def assigned(self, partition: int) -> int | None:
+        """A partition came to this process. Where to read from, if it knows better than the committed offset."""
+
+    def revoked(self, partition: int) -> None:
+        """A partition went to another process: forget what was not stored."""
+
+    def handle(self, batches: Sequence[Decoded[T]]) -> Mapping[int, int]:
+        """Take the batches (none at an idle tick); returns the next offsets, by partition, of all that is stored.
+
+        Given the same batches again it must change nothing more. Raises StoreUnavailable to be called again with them.
+        """
+
+    def drain(self) -> Mapping[int, int]:
+        """The process is about to stop: store what is in hand; returns as `handle` does."""
+
+
+@dataclass
+class Progress:
+    """What the loop did so far, for metrics and tests. Written by the loop alone."""
+
+    consumed: int = 0
+    dead_letters: int = 0
+    batches: int = 0
+    waits: int = 0
+    commit_failures: int = 0
+    rebalances: int = 0
+    lag: Mapping[int, int] = field(default_factory=dict)
+    ticked_at: float = 0.0
+    waiting_for: str | None = None
+
+
+class Loop(Generic[T]):
+    """Runs one handler over one topic as a member of one group, until `stop` is set.
+
+    on_tick: called after every turn, with the progress.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        topic: str,
+        group: str,
+        decode: Callable[[bytes], T],
+        handler: Handler[T],
+        *,
+        max_records: int = 2000,
+        poll_timeout_s: float = 0.2,
+        on_tick: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self._log, self._topic, self._group = log, topic, group
+        self._decode, self._handler, self._on_tick = decode, handler, on_tick
+        self._max_records, self._poll_timeout_s = max_records, poll_timeout_s
+        self._owned: frozenset[int] = frozenset()
+        self._committed: dict[int, int] = {}
+        self.progress = Progress()
+
+    def run(self, stop: threading.Event) -> None:
+        """Returns after stop was set and the batch in hand is handled and committed.
+
+        If the store or the log is away at that moment, their error is raised and nothing of the batch is committed.
+        """
+        reader = self._log.reader(self._topic, self._group)
+        try:
+            while not stop.is_set():
+                self._turn(reader, stop)
+            self._commit(reader, self._handler.drain())
+        finally:
+            reader.close()
+
+    def _turn(self, reader: Reader, stop: threading.Event) -> None:
+        try:
+            batches = reader.poll(max_records=self._max_records, timeout_s=self._poll_timeout_s)
+        except LogUnavailable as error:
+            self._wait(str(error), FIRST_WAIT_S, reader, stop)
+            return
+        # From here on the batches are in hand: they are handled, or nothing past them is ever committed.
+        batches = self._patiently(lambda: self._after_rebalance(reader, batches), reader, stop)
+        decoded = self._decoded(reader, batches, stop)
+        stored = self._patiently(lambda: self._handler.handle(decoded), reader, stop)
+        self._commit(reader, stored)
+        self.progress.batches += len(batches)
+        self.progress.consumed += sum(len(batch.records) for batch in batches)
+        self.progress.waiting_for = None
+        try:
+            self.progress.lag = reader.lag()
+        except LogUnavailable as error:
+            logger.info("lag unknown: %s", error)
+        self._tick()
+
+    def _patiently(self, step: Callable[[], R], reader: Reader, stop: threading.Event) -> R:
+        """What step returns, tried until the store and the log are there. Once `stop` is set, the error is raised."""
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                return step()
+            except (StoreUnavailable, LogUnavailable) as error:
+                if stop.is_set():
+                    raise
+                wait_s = self._wait(str(error), wait_s, reader, stop)
+
+    def _after_rebalance(self, reader: Reader, batches: list[Batch]) -> list[Batch]:
+        """Tell the handler what came and went; drop batches of partitions it wants to read from elsewhere."""
+        owned = reader.assignment()
+        if owned == self._owned:
+            return batches
+        self.progress.rebalances += 1
+        for partition in self._owned - owned:
+            self._handler.revoked(partition)
+            self._committed.pop(partition, None)
+        moved = set()
+        for partition in sorted(owned - self._owned):
+            start = self._handler.assigned(partition)
+            first = next((b.records[0].offset for b in batches if b.partition == partition), None)
+            here = reader.positions()[partition] if first is None else first
+            if start is not None and start != here:
+                reader.seek(partition, start)
+                moved.add(partition)
+        self._owned = owned
+        return [batch for batch in batches if batch.partition not in moved]
+
+    def _decoded(self, reader: Reader, batches: Sequence[Batch], stop: threading.Event) -> list[Decoded[T]]:
+        decoded, letters = [], []
+        for batch in batches:
+            values = []
+            for record in batch.records:
+                try:
+                    values.append((record.offset, record.time_ms, self._decode(record.value)))
+                except DecodeError as error:
+                    at = (self._topic, batch.partition, record.offset)
+                    letters.append(DeadLetter(*at, str(error), record.key, record.value, record.time_ms))
+            decoded.append(Decoded(batch.partition, values, batch.next_offset))
+        if letters:
+            self._patiently(lambda: bury(self._log, letters), reader, stop)
+            self.progress.dead_letters += len(letters)
+            logger.warning("%d dead letters, the first: %s", len(letters), _described(letters[0]))
+        return decoded
+
+    def _commit(self, reader: Reader, stored: Mapping[int, int]) -> None:
+        new = {p: offset for p, offset in stored.items() if p in self._owned and self._committed.get(p) != offset}
+        if not new:
+            return
+        try:
+            reader.commit(new)
+        except LogUnavailable as error:
+            # The next commit says more than this one did, and a replay in between is harmless.
+            self.progress.commit_failures += 1
+            logger.warning("commit failed, going on: %s", error)
+        else:
+            self._committed.update(new)
+
+    def _wait(self, cause: str, wait_s: float, reader: Reader, stop: threading.Event) -> float:
+        """Wait a little, still a member of the group; returns how long to wait next time."""
+        if self.progress.waiting_for != cause:
+            logger.warning("waiting: %s", cause)
+        self.progress.waiting_for = cause
+        self.progress.waits += 1
+        self._tick()
+        stop.wait(wait_s)
+        try:
+            reader.keep_alive()
+        except LogUnavailable as error:
+            logger.info("the log does not answer either: %s", error)
+        return min(wait_s * 2, LONGEST_WAIT_S)
+
+    def _tick(self) -> None:
+        self.progress.ticked_at = time.time()
+        self._on_tick(self.progress)
+
+
+def _described(letter: DeadLetter) -> str:
+    return f"{letter.topic}/{letter.partition}@{letter.offset}: {letter.cause}"
