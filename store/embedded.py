@@ -11,9 +11,10 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from store.connection import StoreUnavailable, connect, ping
+from store.connection import StoreUnavailable, connect, ping, unavailable_is_ours
 
 START_TIMEOUT_S = 20.0
 
@@ -69,6 +70,19 @@ class EmbeddedStore:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
                 raise StoreUnavailable(f"the embedded Valkey did not start; the end of {log}:\n{tail}")
             time.sleep(0.02)
+
+    def end_orphan(self) -> None:
+        """Stop a server that outlived the program that started it, keeping its data; nothing where there is none.
+
+        Only for whoever knows that no other program uses the data directory.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self._process is None and self._answers():
+            with connect(self.address) as client, suppress(StoreUnavailable), unavailable_is_ours():
+                client.shutdown(nosave=True)
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(f"{self._socket}: the server left there does not stop")
+            time.sleep(0.1)
 
     def stop(self) -> None:
         """SIGTERM, then wait; harmless when not running."""

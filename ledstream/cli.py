@@ -1,0 +1,242 @@
+"""The command line. Each command has the flags of the settings it reads; `LEDSTREAM_*` variables do the same."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ledstream.process import log_to_stderr
+from ledstream.settings import PREFIX, Settings, SettingsError, read_settings
+
+Parser = argparse.ArgumentParser
+WHERE = ("log", "store", "data_dir", "namespace", "partitions", "replication")
+SERVER = ("host", "port", "workers", "kinds", "timeline_events", "idle_after_s", "max_event_ahead_s", "max_event_age_s")
+CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
+TRAINING = ("kinds", "half_life_s", "train_days", "dim", "tune")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its words, help, the settings it reads, further arguments, and what it runs (returns exit code)."""
+
+    name: str
+    help: str
+    run: Callable[[Settings, argparse.Namespace], int]
+    settings: Sequence[str] = ()
+    arguments: Callable[[Parser], object] = field(default=lambda _: None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Expected errors are one line on standard error and exit code 2."""
+    arguments = _parser().parse_args(argv)
+    command: Command = arguments.command
+    log_to_stderr()
+    try:
+        flags = {name: getattr(arguments, name, None) for name in command.settings}
+        return command.run(read_settings(os.environ, flags), arguments)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        sys.stderr.write(f"ledstream {command.name}: {error}\n")
+        return 2
+
+
+def _is_expected(error: Exception) -> bool:
+    """Errors whose message is all a user needs; anything else is ours to mend and keeps its traceback."""
+    from store.connection import StoreUnavailable
+    from store.item_index import LowRecall
+    from store.releases import BadRelease, UnknownRelease
+    from stream.log import LogUnavailable, UnknownTopic
+    from stream.replay import ReplayError
+    from training.train import TooFewEvents
+
+    kinds = (SettingsError, StoreUnavailable, LogUnavailable, UnknownTopic, BadRelease, UnknownRelease, LowRecall)
+    return isinstance(error, (*kinds, ReplayError, TooFewEvents))
+
+
+def _up(settings: Settings, _: argparse.Namespace) -> int:
+    from ledstream import up
+
+    up.run(settings)
+    return 0
+
+
+def _serve(settings: Settings, _: argparse.Namespace) -> int:
+    from ledstream import serve
+
+    serve.run(settings)
+    return 0
+
+
+def _consume(settings: Settings, arguments: argparse.Namespace) -> int:
+    from ledstream import consume
+
+    {"timelines": consume.run_timelines, "archive": consume.run_archive}[arguments.consumer](settings)
+    return 0
+
+
+def _train(settings: Settings, arguments: argparse.Namespace) -> int:
+    from ledstream import train_command
+
+    if arguments.every:
+        if not settings.train_every_s:
+            raise SettingsError("--every needs LEDSTREAM_TRAIN_EVERY_S (--train-every-s) above 0")
+        train_command.run_forever(settings)
+    else:
+        print(train_command.run_once(settings))
+    return 0
+
+
+def _evaluate(settings: Settings, arguments: argparse.Namespace) -> int:
+    from ledstream import evaluate_command
+
+    evaluate_command.run(settings, arguments.benchmark, arguments.dims, as_json=arguments.json)
+    return 0
+
+
+def _replay(settings: Settings, arguments: argparse.Namespace) -> int:
+    from ledstream import traffic_commands
+
+    return traffic_commands.replay(settings, arguments.file, arguments.rate, as_recorded=arguments.as_recorded)
+
+
+def _simulate(settings: Settings, arguments: argparse.Namespace) -> int:
+    from ledstream import traffic_commands
+
+    return traffic_commands.simulate(settings, arguments.rate, arguments.for_s, arguments.seed)
+
+
+def _demo(settings: Settings, arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from ledstream import demo
+
+    return demo.run(for_s=arguments.for_s, data=arguments.data, started_at=arguments.started_at)
+
+
+def _releases(settings: Settings, arguments: argparse.Namespace) -> int:
+    from ledstream import releases_command
+
+    return releases_command.run(settings, arguments.action, arguments.version)
+
+
+def _doctor(settings: Settings, _: argparse.Namespace) -> int:
+    from ledstream import doctor
+
+    return doctor.run(settings)
+
+
+def _consume_arguments(parser: Parser) -> None:
+    parser.add_argument("consumer", choices=("timelines", "archive"), help="which consumer")
+
+
+def _train_arguments(parser: Parser) -> None:
+    parser.add_argument("--every", action="store_true", help="train again and again, each LEDSTREAM_TRAIN_EVERY_S")
+
+
+def _evaluate_arguments(parser: Parser) -> None:
+    parser.add_argument("--benchmark", default="archive", help="archive (default), or gowalla")
+    parser.add_argument("--dims", type=int, nargs="+", metavar="D", help="dimensions, a row each")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row instead of a table")
+
+
+def _replay_arguments(parser: Parser) -> None:
+    parser.add_argument("file", type=Path, help="Parquet file of events; columns are recognised by name")
+    parser.add_argument("--rate", type=float, help="events per second; default: as fast as the server takes them")
+    parser.add_argument("--as-recorded", action="store_true", help="keep the recorded times instead of now")
+
+
+def _simulate_arguments(parser: Parser) -> None:
+    parser.add_argument("--rate", type=float, default=200.0, help="events per second (default 200)")
+    parser.add_argument("--for", dest="for_s", type=float, metavar="S", help="seconds; default: until Ctrl-C")
+    parser.add_argument("--seed", type=int, default=1, help="another seed, other shoppers (default 1)")
+
+
+def _demo_arguments(parser: Parser) -> None:
+    parser.add_argument("--for", dest="for_s", type=float, metavar="S", help="seconds; default: until Ctrl-C")
+    parser.add_argument("--data", type=Path, help="a Parquet file of real events instead of simulated shoppers")
+    parser.add_argument("--started-at", type=float, metavar="UNIX_S", help="when the clock of first_answer_s began")
+
+
+def _releases_arguments(parser: Parser) -> None:
+    parser.add_argument("action", nargs="?", choices=("list", "activate", "show"), default="list")
+    parser.add_argument("version", nargs="?", help="which release, for show and activate")
+
+
+COMMANDS = (
+    Command(
+        "up",
+        "run the whole system on this machine",
+        _up,
+        (*WHERE, *SERVER, *TRAINING, "archive_flush_s", "train_every_s"),
+    ),
+    Command("serve", "run the HTTP server", _serve, (*WHERE, *SERVER)),
+    Command("consume", "run one consumer", _consume, (*WHERE, *CONSUMER), _consume_arguments),
+    Command(
+        "train",
+        "train a release on the archive and make it current",
+        _train,
+        (*WHERE, *TRAINING, "train_every_s"),
+        _train_arguments,
+    ),
+    Command(
+        "evaluate",
+        "measure the model on held-out users and events",
+        _evaluate,
+        ("data_dir", *TRAINING),
+        _evaluate_arguments,
+    ),
+    Command("replay", "send recorded events to a running server", _replay, ("host", "port"), _replay_arguments),
+    Command(
+        "simulate",
+        "send a seeded simulation of shoppers to a running server",
+        _simulate,
+        ("host", "port"),
+        _simulate_arguments,
+    ),
+    Command("demo", "run everything with traffic, and measure it", _demo, (), _demo_arguments),
+    Command(
+        "releases",
+        "list releases, show one, or make one current (also the rollback)",
+        _releases,
+        (*WHERE, "kinds"),
+        _releases_arguments,
+    ),
+    Command(
+        "doctor", "check addresses, topics, lag, memory and releases, and say what to do", _doctor, (*WHERE, *SERVER)
+    ),
+)
+
+
+def _parser() -> Parser:
+    parser = argparse.ArgumentParser(
+        prog="ledstream",
+        description="A streaming recommender. Settings come from LEDSTREAM_* variables; flags of the same names win.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        sub = commands.add_parser(command.name, help=command.help, description=command.help.capitalize() + ".")
+        command.arguments(sub)
+        sub.set_defaults(command=command)
+        group = sub.add_argument_group("settings")
+        for name in dict.fromkeys(command.settings):
+            _add_setting(group, name)
+    return parser
+
+
+def _add_setting(group: Any, name: str) -> None:
+    described = Settings.model_fields[name]
+    default = described.get_default()
+    shown = ",".join(f"{k}={v:g}" for k, v in default.items()) if isinstance(default, dict) else default
+    text = f"{described.description} (default {shown!s}; {PREFIX}{name.upper()})".replace("(default ;", "(")
+    flag = "--" + name.replace("_", "-")
+    if typing.get_origin(described.annotation) is None and described.annotation is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    else:
+        group.add_argument(flag, default=None, metavar=name.rsplit("_", 1)[-1].upper(), help=text.replace("%", "%%"))

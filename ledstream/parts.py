@@ -1,0 +1,89 @@
+"""From settings to the parts of a process: the one place that decides which backend stands behind an address."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ledstream.settings import Settings, SettingsError
+from store.archive import Archive
+from store.connection import Client, connect, ping
+from store.embedded import address as embedded_address
+from store.embedded import socket_path
+from store.releases import Releases
+from store.user_state import VIRTUAL_PARTITIONS, UserStates
+from stream.backends import open_log as open_backend
+from stream.events import Border, item_key
+from stream.log import Log, partition_of
+from stream.topics import EVENTS, topics
+
+SERVING_TIMEOUT_S = 0.25
+
+
+def is_embedded(settings: Settings) -> bool:
+    """Whether anything of this system is held by the embedded store."""
+    return not settings.store or not settings.log
+
+
+def store_address(settings: Settings) -> str:
+    return settings.store or embedded_address(settings.data_dir)
+
+
+def log_address(settings: Settings) -> str:
+    return settings.log or embedded_address(settings.data_dir)
+
+
+def open_log(settings: Settings) -> Log:
+    """The log, with every topic there. Raises LogUnavailable; SettingsError for an address nobody understands."""
+    _check_embedded_runs(settings)
+    address = log_address(settings)
+    if address.startswith("kafka://") and "?" not in address:
+        address += f"?replication={settings.replication}"
+    try:
+        log = open_backend(address, settings.namespace)
+    except ValueError as error:
+        raise SettingsError(f"LEDSTREAM_LOG: {error}") from None
+    for topic, partitions in topics(settings.partitions).items():
+        log.create_topic(topic, partitions)
+    return log
+
+
+def open_store(settings: Settings, *, timeout_s: float = 2.0) -> Client:
+    """A client of the store that answered once. Raises StoreUnavailable; SettingsError for a bad address."""
+    _check_embedded_runs(settings)
+    try:
+        client = connect(store_address(settings), timeout_s=timeout_s)
+    except ValueError as error:
+        raise SettingsError(f"LEDSTREAM_STORE = {settings.store!r}: {error}") from None
+    ping(client)
+    return client
+
+
+def user_states(settings: Settings, client: Client) -> UserStates:
+    return UserStates(client, settings.namespace, virtual_partition, idle_after_s=settings.idle_after_s)
+
+
+def releases(settings: Settings) -> Releases:
+    return Releases(settings.releases_dir, item_key, settings.kind_codes)
+
+
+def archive(settings: Settings, log: Log) -> Archive:
+    return Archive(settings.archive_dir, log.identity(EVENTS))
+
+
+def border(settings: Settings) -> Border:
+    return Border(frozenset(settings.kinds), settings.max_event_ahead_s, settings.max_event_age_s)
+
+
+@lru_cache(maxsize=1 << 17)
+def virtual_partition(user_id: str) -> int:
+    """The user's hash tag: of one Kafka partition's users there are only so many, so a batch meets few slots."""
+    return partition_of(user_id.encode(), VIRTUAL_PARTITIONS)
+
+
+def _check_embedded_runs(settings: Settings) -> None:
+    if is_embedded(settings) and not socket_path(settings.data_dir).exists():
+        missing = " and ".join(name for name in ("log", "store") if not getattr(settings, name))
+        raise SettingsError(
+            f"no address for the {missing}, and no embedded store runs for {settings.data_dir}: "
+            "start `ledstream up`, or set LEDSTREAM_LOG and LEDSTREAM_STORE"
+        )

@@ -1,0 +1,118 @@
+"""Everything that can be set, once: environment `LEDSTREAM_*` and command-line flags of the same names.
+
+A flag wins over the environment. Unknown names and bad values stop the start, each named with what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from stream.events import ERASE, MAX_KIND_BYTES, kind_code
+
+PREFIX = "LEDSTREAM_"
+NOT_SETTINGS = {"LEDSTREAM_DATA"}  # where tests look for recorded data; and LEDSTREAM_TEST_*, their servers
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown or has a bad value; the message names it."""
+
+
+class Settings(BaseModel):
+    """One process's settings. Field descriptions are the help of the flags."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    log: str = Field("", description="kafka://host:port,… or redis://host:port; empty: the embedded store")
+    store: str = Field("", description="redis://host:port/db or unix:///path; empty: the embedded store")
+    data_dir: Path = Field(Path("ledstream-data"), description="archive, releases, embedded store")
+    namespace: str = Field("led", pattern=r"^[A-Za-z0-9_-]{1,32}$", description="prefix of topics and store keys")
+    partitions: int = Field(4, ge=1, le=1024, description="partitions of the events topic, when it is created")
+    replication: int = Field(1, ge=1, le=9, description="replicas of a Kafka topic, when it is created")
+
+    host: str = Field("127.0.0.1", description="address the server listens on")
+    port: int = Field(8080, ge=1, le=65535, description="port the server listens on")
+    workers: int = Field(1, ge=1, le=256, description="server processes")
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of a consumer's /metrics; 0: none")
+
+    kinds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        {"view": 1.0, "click": 1.0, "sale": 1.0},
+        description="kinds of events and their weights in the encoder, as view=1,click=1,sale=1",
+    )
+    half_life_s: float = Field(0, ge=0, description="age at which an event counts half for its user; 0: no decay")
+    timeline_events: int = Field(50, ge=1, le=1000, description="newest events kept for a user")
+    idle_after_s: int = Field(30 * 86400, ge=1, description="a user without events for so long is forgotten")
+    max_event_ahead_s: float = Field(300, ge=0, description="how far in the future an event may be dated")
+    max_event_age_s: float = Field(7 * 86400, ge=0, description="how far in the past an event may be dated")
+
+    archive_flush_s: float = Field(60, gt=0, description="longest time an event waits for its archive file")
+    train_days: int = Field(30, ge=1, description="days of archive a release is trained on")
+    train_every_s: float = Field(0, ge=0, description="`up` retrains so often; 0: only when asked")
+    dim: int = Field(64, ge=1, le=4096, description="dimension of the embeddings")
+    tune: bool = Field(False, description="choose the model's exponents on a validation part, which takes longer")
+    supervisor_pid: int = Field(0, ge=0, description="stop when this process is gone; set by `up`")
+
+    @field_validator("kinds", mode="before")
+    @classmethod
+    def _read_kinds(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        return {name.strip(): weight.strip() or "1" for name, _, weight in pairs}
+
+    @field_validator("kinds")
+    @classmethod
+    def _check_kinds(cls, value: dict[str, float]) -> dict[str, float]:
+        codes: dict[int, str] = {}
+        for name in (*value, ERASE):
+            if not name or len(name) > MAX_KIND_BYTES or not name.isascii() or not name.isprintable():
+                raise ValueError(f"kind {name!r}: 1 to {MAX_KIND_BYTES} printable ASCII characters")
+            other = codes.setdefault(kind_code(name), name)
+            if other != name or (name == ERASE and ERASE in value):
+                raise ValueError(f"kind {name!r} cannot be told from kind {other!r}: rename one")
+        return value
+
+    @property
+    def archive_dir(self) -> Path:
+        return self.data_dir / "archive"
+
+    @property
+    def releases_dir(self) -> Path:
+        return self.data_dir / "releases"
+
+    @property
+    def kind_codes(self) -> dict[str, int]:
+        """8-bit code of every kind by name."""
+        return {name: kind_code(name) for name in self.kinds}
+
+    def as_environ(self) -> dict[str, str]:
+        """The environment that makes these settings: for child processes."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        values["kinds"] = ",".join(f"{name}={weight}" for name, weight in self.kinds.items())
+        return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+
+
+def read_settings(environ: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from LEDSTREAM_* variables and flags (None: not given). Raises SettingsError."""
+    names = set(Settings.model_fields)
+    values: dict[str, Any] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS or variable.startswith(f"{PREFIX}TEST_"):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in names:
+            known = ", ".join(PREFIX + known.upper() for known in sorted(names))
+            raise SettingsError(f"{variable} is no setting; there are {known}")
+        values[name] = value
+    values |= {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise SettingsError(
+            f"{PREFIX}{name.upper()} (--{name.replace('_', '-')}) = {values.get(name)!r}: {first['msg']}"
+        ) from None

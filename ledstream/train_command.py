@@ -1,0 +1,71 @@
+"""`ledstream train`: archive to release, announced; once, or again and again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+from ledstream import parts
+from ledstream.process import stop_on_signals
+from ledstream.settings import Settings
+from store.archive import read_archive
+from store.item_index import LowRecall
+from store.releases import BadRelease
+from stream.announcements import announce
+from stream.log import Log
+from training.interactions import Selection
+from training.progress import progress_bars
+from training.spectral import SpectralSettings
+from training.train import Grid, TooFewEvents, TrainSettings, train
+
+logger = logging.getLogger(__name__)
+
+
+def train_settings(settings: Settings) -> TrainSettings:
+    """How a release is trained under these settings."""
+    return TrainSettings(
+        selection=Selection(dict(settings.kinds)),
+        spectral=SpectralSettings(dim=settings.dim),
+        half_life_s=settings.half_life_s or None,
+        grid=Grid() if settings.tune else None,
+    )
+
+
+def train_once(settings: Settings, log: Log, now_ms: int) -> str:
+    """Train on the archive, publish, announce; returns the version.
+
+    Raises TooFewEvents, BadRelease or LowRecall, and then the current release stays.
+    """
+    since = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(days=settings.train_days)
+    started = time.monotonic()
+    with progress_bars() as progress:
+        events = read_archive(settings.archive_dir, since_day=f"{since:%Y-%m-%d}")
+        model = train(events, train_settings(settings), progress)
+    version = parts.releases(settings).publish(model, now_ms=now_ms)
+    announce(log, version, now_ms)
+    took_s = time.monotonic() - started
+    logger.info("release %s: %d items from %d events in %.1f s", version, len(model.item_ids), len(events), took_s)
+    return version
+
+
+def run_once(settings: Settings) -> str:
+    """`ledstream train`."""
+    log = parts.open_log(settings)
+    try:
+        return train_once(settings, log, int(time.time() * 1000))
+    finally:
+        log.close()
+
+
+def run_forever(settings: Settings) -> None:
+    """`ledstream train --every`: a release each train_every_s; one that fails is reported, and the next is tried."""
+    stop: threading.Event = stop_on_signals(settings)
+    log = parts.open_log(settings)
+    while not stop.wait(settings.train_every_s):
+        try:
+            train_once(settings, log, int(time.time() * 1000))
+        except (TooFewEvents, BadRelease, LowRecall) as error:
+            logger.warning("no release this time: %s", error)
+    log.close()

@@ -1,0 +1,134 @@
+"""The archive: every event of the log in exactly one Parquet file, by day.
+
+    day=2026-11-21/{log identity}-p0003-00000000000000000100.parquet
+
+A file holds consecutive records of one partition, appended to the log on one UTC day, and is named by its first
+offset; its footer tells the next one. Files appear whole, by an exclusive link: of two writers that start at one
+offset the second fails (`StaleWriter`). Where a partition's files end is therefore where archiving goes on,
+whatever the consumer group had committed when a process died.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from store.connection import StoreUnavailable
+
+_COLUMNS: dict[str, pa.DataType] = {
+    "partition": pa.int32(),
+    "offset": pa.int64(),
+    "appended_ms": pa.int64(),
+    "user_id": pa.string(),
+    "item_id": pa.string(),
+    "kind": pa.string(),
+    "time_ms": pa.int64(),
+    "event_id": pa.string(),
+    "value": pa.float64(),
+    "context": pa.string(),
+}
+SCHEMA = pa.schema(_COLUMNS)
+NEXT_OFFSET = b"ledstream.next_offset"
+PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS}
+
+
+class StaleWriter(RuntimeError):
+    """Another process archived this stretch of the partition; this one must stop and begin anew."""
+
+
+class ArchiveRow(NamedTuple):
+    """One event with where it was in the log. context is JSON or None."""
+
+    partition: int
+    offset: int
+    appended_ms: int
+    user_id: str
+    item_id: str
+    kind: str
+    time_ms: int
+    event_id: str | None
+    value: float | None
+    context: str | None
+
+
+def day_of(appended_ms: int) -> str:
+    """The UTC day a record is filed under."""
+    return f"{datetime.fromtimestamp(appended_ms / 1000, UTC):%Y-%m-%d}"
+
+
+class Archive:
+    """Files of one log under one folder. Many processes may write, each partition one at a time."""
+
+    def __init__(self, folder: Path, log_identity: int) -> None:
+        self._folder, self._log = folder, f"{log_identity:016x}"
+
+    def next_offset(self, partition: int) -> int | None:
+        """Where the partition's files end, None if it has none."""
+        files = sorted(self._folder.glob(f"day=*/{self._log}-p{partition:04d}-*.parquet"), key=lambda path: path.name)
+        return _next_offset(files[-1]) if files else None
+
+    def write(self, rows: Sequence[ArchiveRow], first_offset: int, next_offset: int) -> Path:
+        """One file of rows (at least one), covering offsets first_offset <= … < next_offset of their partition.
+
+        Raises StaleWriter if a file begins at that offset already, StoreUnavailable on a disk that is full or away.
+        """
+        day = self._folder / f"day={day_of(rows[0].appended_ms)}"
+        name = f"{self._log}-p{rows[0].partition:04d}-{first_offset:020d}.parquet"
+        table = pa.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
+        table = table.replace_schema_metadata({NEXT_OFFSET: str(next_offset).encode()})
+        temporary = day / f".{name}.{os.getpid()}"
+        try:
+            day.mkdir(parents=True, exist_ok=True)
+            try:
+                pq.write_table(table, temporary, compression="zstd")
+                _sync(temporary)
+                os.link(temporary, day / name)
+                _sync(day)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except FileExistsError:
+            raise StaleWriter(f"{day / name} is there already") from None
+        except OSError as error:
+            if error.errno in PASSING:
+                raise StoreUnavailable(f"archive {self._folder}: {error}") from error
+            raise
+        return day / name
+
+
+def read_archive(folder: Path, *, since_day: str | None = None) -> pa.Table:
+    """All archived events of all logs, filed on since_day ("2026-11-21") or later, in no particular order."""
+    files = sorted(
+        str(path)
+        for path in folder.glob("day=*/*.parquet")
+        if not path.name.startswith(".") and (since_day is None or path.parent.name >= f"day={since_day}")
+    )
+    if not files:
+        return SCHEMA.empty_table()
+    return ds.dataset(files, schema=SCHEMA, format="parquet").to_table()
+
+
+def context_text(context: object) -> str | None:
+    """An event's context as the archive holds it."""
+    return None if context is None else json.dumps(context, sort_keys=True, ensure_ascii=False)
+
+
+def _next_offset(path: Path) -> int:
+    metadata = pq.read_schema(path).metadata or {}
+    return int(metadata[NEXT_OFFSET])
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
