@@ -1,0 +1,101 @@
+"""Events to Parquet, each in exactly one file however often this process dies (`store/archive.py`).
+
+Rows gather in memory until a file is worth writing; only then may their offsets be committed. A restart reads on
+where the files end, not where the group had committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from store.archive import Archive, ArchiveRow, context_text, day_of
+from stream.events import Event
+from stream.loop import Decoded
+
+GROUP = "archive"
+
+
+@dataclass
+class _Open:
+    """What is gathered for one partition: rows of one day, offsets first_offset <= … < next_offset."""
+
+    first_offset: int
+    next_offset: int
+    since_s: float
+    rows: list[ArchiveRow] = field(default_factory=list)
+
+
+class ArchiveConsumer:
+    """Handler of `stream.loop.Loop` for the events topic.
+
+    A file is written when its first row waited flush_every_s, at flush_events rows, at a new day, and on `drain`.
+    now: seconds, monotonic.
+    """
+
+    def __init__(
+        self, archive: Archive, now: Callable[[], float], *, flush_every_s: float = 60.0, flush_events: int = 200_000
+    ) -> None:
+        self._archive, self._now = archive, now
+        self._flush_every_s, self._flush_events = flush_every_s, flush_events
+        self._open: dict[int, _Open] = {}
+        self._stored: dict[int, int] = {}
+        self.archived = 0
+        self.files = 0
+
+    def assigned(self, partition: int) -> int | None:
+        return self._archive.next_offset(partition)
+
+    def revoked(self, partition: int) -> None:
+        self._open.pop(partition, None)
+        self._stored.pop(partition, None)
+
+    def handle(self, batches: Sequence[Decoded[Event]]) -> Mapping[int, int]:
+        for batch in batches:
+            self._gather(batch)
+        for partition, gathered in list(self._open.items()):
+            is_due = self._now() - gathered.since_s >= self._flush_every_s
+            if is_due or len(gathered.rows) >= self._flush_events:
+                self._flush(partition)
+        return self._stored
+
+    def drain(self) -> Mapping[int, int]:
+        for partition in list(self._open):
+            self._flush(partition)
+        return self._stored
+
+    def _gather(self, batch: Decoded[Event]) -> None:
+        partition = batch.partition
+        for offset, appended_ms, event in batch.values:
+            gathered = self._open.get(partition)
+            if gathered is not None and offset < gathered.next_offset:
+                continue  # handed over again after a StoreUnavailable or a rebalance
+            if offset < self._stored.get(partition, 0):
+                continue
+            if gathered is not None and day_of(appended_ms) > day_of(gathered.rows[0].appended_ms):
+                self._flush(partition)
+                gathered = None
+            if gathered is None:
+                gathered = self._open[partition] = _Open(offset, offset, self._now())
+            gathered.rows.append(_row(partition, offset, appended_ms, event))
+            gathered.next_offset = offset + 1
+        if partition in self._open:
+            self._open[partition].next_offset = max(self._open[partition].next_offset, batch.next_offset)
+        else:
+            self._stored[partition] = max(self._stored.get(partition, 0), batch.next_offset)  # nothing readable in it
+
+    def _flush(self, partition: int) -> None:
+        gathered = self._open[partition]
+        self._archive.write(gathered.rows, gathered.first_offset, gathered.next_offset)
+        del self._open[partition]
+        self._stored[partition] = gathered.next_offset
+        self.archived += len(gathered.rows)
+        self.files += 1
+
+
+def _row(partition: int, offset: int, appended_ms: int, event: Event) -> ArchiveRow:
+    context = context_text(event.context)
+    return ArchiveRow(
+        partition, offset, appended_ms, event.user_id, event.item_id, event.kind, event.time_ms,
+        event.event_id, event.value, context,
+    )  # fmt: skip
