@@ -8,8 +8,19 @@ from led.encoder import F64, I64, Bool
 
 
 def hits(ranked: I64, relevant: list[I64]) -> Bool:
-    """Which of the ranked items (users, k) are among the user's relevant ones. Shape of ranked."""
-    return np.stack([np.isin(row, wanted) for row, wanted in zip(ranked, relevant, strict=True)])
+    """Which of the ranked items (users, k) are among the user's relevant ones. Shape of ranked; -1 is never a hit."""
+    if len(ranked) != len(relevant):
+        raise ValueError(f"{len(ranked)} users ranked, {len(relevant)} with relevant items")
+    owners = np.repeat(np.arange(len(relevant)), [len(wanted) for wanted in relevant])
+    wanted = np.concatenate([np.empty(0, np.int64), *relevant])
+    if not ranked.size or not wanted.size:
+        return np.zeros(ranked.shape, np.bool_)
+    # One number for each (user, item), so that all users are looked up at once.
+    items = int(max(ranked.max(), wanted.max())) + 1
+    pairs = np.sort(owners * items + wanted)
+    asked = np.arange(len(ranked))[:, None] * items + ranked
+    places = np.minimum(np.searchsorted(pairs, asked), len(pairs) - 1)
+    return np.asarray((pairs[places] == asked) & (ranked >= 0))
 
 
 def recall(hit: Bool, relevant_counts: I64, k: int, *, truncated: bool = False) -> F64:

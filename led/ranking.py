@@ -23,14 +23,20 @@ def with_one(vectors: F32) -> F32:
 
 
 def top_k(scores: F32, k: int) -> I64:
-    """Columns of the k highest scores of each row, best first, (users, min(k, items)); lower column wins a tie."""
+    """Columns of the k highest scores of each row, best first, (users, min(k, items)); lower column wins a tie.
+
+    Raises ValueError where a score is no number: no order of such a row would mean anything.
+    """
     users, items = scores.shape
     k = min(k, items)
-    if k == 0:
-        return np.empty((users, 0), np.int64)
-    if k < items:
-        best = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
-    else:
-        best = np.broadcast_to(np.arange(items), (users, items))
-    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(best, order, axis=1).astype(np.int64)
+    if k == 0 or users == 0:
+        return np.empty((users, k), np.int64)
+    # The k-th best value first, then whatever reaches it: several times faster than argpartition, and it sees all ties.
+    least = np.partition(scores, items - k, axis=1)[:, items - k]
+    rows, columns = np.divmod(np.flatnonzero(scores >= least[:, None]), items)
+    found = np.bincount(rows, minlength=users)
+    if (found < k).any():
+        raise ValueError("scores hold values that are no numbers")
+    best = np.lexsort((columns, -scores[rows, columns], rows))
+    starts = np.cumsum(found) - found
+    return np.asarray(columns[best[starts[:, None] + np.arange(k)]], dtype=np.int64)

@@ -7,7 +7,7 @@ become one cell.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,20 +26,19 @@ class Selection:
 
     kind_weights: weight by kind; other kinds are left out. min_item_users: items of fewer distinct users are left out.
     window_s: only events at most this much older than the newest. half_life_s: age at which an event counts half, seen
-    from the newest. popularity_half_life_s: the same, for popularity alone, which should follow the day.
+    from the newest of all.
     """
 
     kind_weights: Mapping[str, float]
     min_item_users: int = 1
     window_s: float | None = None
     half_life_s: float | None = None
-    popularity_half_life_s: float | None = 86400.0
 
     def __post_init__(self) -> None:
         for kind, weight in self.kind_weights.items():
             if not (np.isfinite(weight) and weight >= 0):
                 raise ValueError(f"kind_weights[{kind}] = {weight}: must be finite and at least 0")
-        for name in ("window_s", "half_life_s", "popularity_half_life_s"):
+        for name in ("window_s", "half_life_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} = {value}: must be above 0, or None")
@@ -51,16 +50,26 @@ class Interactions:
 
     matrix: (users, items), sorted and without duplicates; a cell is the weight of the user's strongest event on the
     item, so that ten views of one thing are not ten interests. times_ms: (nnz,) newest event of each cell, in the order
-    of matrix.data; None where times are not known. popularity: (items,) weighted events, repeated ones included.
-    events: how many were counted.
+    of matrix.data; None where times are not known.
     """
 
     user_ids: list[str]
     item_ids: list[str]
     matrix: Sparse
     times_ms: I64 | None
-    popularity: F32
-    events: int
+
+    def popularity(self, half_life_s: float | None) -> F32:
+        """Weight of all cells of each item, (items,): older ones count less, where times are known."""
+        weights = self.matrix.data.astype(np.float64)
+        if self.times_ms is not None:
+            weights *= decay(self.times_ms.max(initial=0) - self.times_ms, half_life_s)
+        return np.bincount(self.matrix.indices, weights, minlength=len(self.item_ids)).astype(np.float32)
+
+    def only(self, kept: Bool) -> Interactions:
+        """The cells kept, (nnz,), of the same users and items."""
+        ends = np.concatenate([[0], np.cumsum(kept)])[self.matrix.indptr]
+        matrix = sp.csr_array((self.matrix.data[kept], self.matrix.indices[kept], ends), shape=self.matrix.shape)
+        return replace(self, matrix=matrix, times_ms=None if self.times_ms is None else self.times_ms[kept])
 
 
 def collect(events: pa.Table, selection: Selection) -> Interactions:
@@ -96,9 +105,8 @@ def without_times(users: I64, items: I64) -> Interactions:
     shape = (int(users.max()) + 1, int(items.max()) + 1)
     matrix = sp.csr_array((np.ones(len(users), np.float32), (users, items)), shape=shape)
     matrix.sort_indices()
-    popularity = np.bincount(items, minlength=shape[1]).astype(np.float32)
-    ids = [[str(number) for number in range(size)] for size in shape]
-    return Interactions(ids[0], ids[1], matrix, None, popularity, len(users))
+    user_ids, item_ids = ([str(number) for number in range(size)] for size in shape)
+    return Interactions(user_ids, item_ids, matrix, None)
 
 
 @dataclass(frozen=True)
@@ -140,26 +148,23 @@ def _with_enough_users(users: I64, items: I64, least: int) -> Bool:
 
 def _assembled(users: _Coded, items: _Coded, weights: F64, times_ms: I64, selection: Selection) -> Interactions:
     users, items = users.compact(), items.compact()
-    ages_ms = times_ms.max(initial=0) - times_ms
-    popularity = np.bincount(
-        items.codes, weights * _decay(ages_ms, selection.popularity_half_life_s), minlength=len(items.ids)
-    )
-    weights = weights * _decay(ages_ms, selection.half_life_s)
+    weights = weights * decay(times_ms.max(initial=0) - times_ms, selection.half_life_s)
     pairs = users.codes * len(items.ids) + items.codes
     order = np.argsort(pairs, kind="stable")
     starts = np.flatnonzero(np.diff(pairs[order], prepend=-1))
     cells = pairs[order][starts]
     shape = (len(users.ids), len(items.ids))
     if not len(cells):
-        return Interactions([], [], sp.csr_array(np.zeros(shape, np.float32)), times_ms, np.zeros(0, np.float32), 0)
+        return Interactions([], [], sp.csr_array(np.zeros(shape, np.float32)), times_ms)
     strongest = np.maximum.reduceat(weights[order], starts).astype(np.float32)
     newest = np.maximum.reduceat(times_ms[order], starts)
     ends = np.searchsorted(cells, np.arange(shape[0] + 1) * shape[1])
     matrix = sp.csr_array((strongest, cells % shape[1], ends), shape=shape)
-    return Interactions(users.ids, items.ids, matrix, newest, popularity.astype(np.float32), len(pairs))
+    return Interactions(users.ids, items.ids, matrix, newest)
 
 
-def _decay(ages_ms: I64, half_life_s: float | None) -> F64:
+def decay(ages_ms: I64, half_life_s: float | None) -> F64:
+    """What remains of a weight at these ages, (n,): 1 without a half-life."""
     if half_life_s is None:
         return np.ones(len(ages_ms))
     return np.asarray(np.exp2(-ages_ms / (1000.0 * half_life_s)))

@@ -1,0 +1,199 @@
+"""How good a model ranks what it has not seen: held-out events of known users, and users it has never met.
+
+held-out events   the newest fifth of each user's items is taken away; the rest is trained on and folded in.
+held-out users    some users are kept out of training; the older four fifths of their items are folded in, the model
+                  predicts the rest (strong generalisation, Liang et al. 2018).
+
+"Newest" where times are known, drawn at random otherwise. Items that nobody left in training touched are no targets:
+no model could name them. Everything is scored exactly, with the items folded in left out of the ranking.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from led import metrics
+from led.encoder import F32, I64, Bool
+from led.ranking import score, top_k
+from training.interactions import Interactions, decay
+from training.progress import Progress, silent
+from training.spectral import averaged
+from training.svd import Sparse
+
+Scorer = Callable[[Sparse], F32]
+"""Scores (users, items) of all items from the weights (users, items) of what each user did."""
+
+CELLS_AT_ONCE = 1 << 24  # scores held at a time; 64 MiB
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is folded in for some users and what is then to be found: two matrices (users, items), no cell in both."""
+
+    folded_in: Sparse
+    relevant: Sparse
+
+
+@dataclass(frozen=True)
+class Split:
+    """One training matrix, and the tasks a model of it is measured on, by name."""
+
+    train: Interactions
+    tasks: dict[str, Task]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over `users` with something to find. coverage: share of the catalogue recommended to anybody."""
+
+    recall: float
+    ndcg: float
+    coverage: float
+    users: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """What was trained and what it cost. peak_mb: the most memory the process held until then, in MB."""
+
+    d: int = 0
+    a: float | None = None
+    p: float | None = None
+    bias: float | None = None
+    choose_seconds: float = 0.0
+    train_seconds: float = 0.0
+    peak_mb: float = 0.0
+
+
+NOTHING_TRAINED = Training()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a results table, at k = 20. Recall is over all relevant items, as in LightGCN's tables."""
+
+    benchmark: str
+    model: str
+    quality: Quality
+    training: Training = NOTHING_TRAINED
+
+
+def split(
+    interactions: Interactions,
+    rng: np.random.Generator,
+    *,
+    users_share: float = 0.1,
+    half_life_s: float | None = None,
+    max_users: int | None = None,
+) -> Split:
+    """Both protocols at once: `users_share` of the users are held out, the others lose their newest fifth.
+
+    users_share = 0 leaves the task of held-out events alone. Tasks hold only users with something to find, at most
+    max_users of them; a task without users is left out. half_life_s: the encoder's, applied to what is folded in.
+    """
+    matrix = interactions.matrix
+    older = _older(interactions, rng)
+    is_held_out = rng.random(len(interactions.user_ids)) < users_share
+    train = interactions.only(older & ~np.repeat(is_held_out, np.diff(matrix.indptr)))
+    known = train.matrix.sum(axis=0) > 0
+    folded_in = _as_encoded(interactions.only(older), half_life_s)
+    relevant = interactions.only(~older & known[matrix.indices]).matrix
+    has_target = np.diff(relevant.indptr) > 0
+    tasks = {}
+    for name, users in (("held-out events", ~is_held_out), ("held-out users", is_held_out)):
+        chosen = rng.permutation(np.flatnonzero(users & has_target))[:max_users]
+        if len(chosen):
+            tasks[name] = Task(folded_in[chosen], relevant[chosen])
+    return Split(train, tasks)
+
+
+def measure(scorer: Scorer, task: Task, *, k: int = 20, progress: Progress = silent) -> Quality:
+    """The quality of a scorer's best k on a task; raises ValueError if the task has no users."""
+    users, items = task.folded_in.shape
+    if not users:
+        raise ValueError("the task has no users: there is nothing to measure")
+    at_once = max(1, CELLS_AT_ONCE // max(items, 1))
+    ranked = np.empty((users, min(k, items)), np.int64)
+    for start in range(0, users, at_once):
+        progress("scoring users", start, users)
+        folded_in = task.folded_in[start : start + at_once]
+        scores = scorer(folded_in)
+        scores[folded_in.nonzero()] = -np.inf
+        ranked[start : start + at_once] = top_k(scores, k)
+    progress("scoring users", users, users)
+    counts = np.diff(task.relevant.indptr).astype(np.int64)
+    hit = metrics.hits(ranked, _rows(task.relevant))
+    return Quality(
+        recall=float(metrics.recall(hit, counts, k).mean()),
+        ndcg=float(metrics.ndcg(hit, counts, k).mean()),
+        coverage=metrics.coverage(ranked, items),
+        users=users,
+    )
+
+
+def folding(inputs: F32, outputs: F32, biases: F32) -> Scorer:
+    """The scorer LED is: a user is the weighted average of input embeddings."""
+    return lambda folded_in: score(averaged(folded_in) @ inputs, outputs, biases)
+
+
+def popular(popularity: F32) -> Scorer:
+    """The scorer to beat: the same for everybody."""
+    return lambda folded_in: np.tile(popularity, (folded_in.shape[0], 1))
+
+
+def row_as_json(row: Row) -> str:
+    """One JSON object on one line."""
+    quality = {f"{name}20": round(getattr(row.quality, name), 5) for name in ("recall", "ndcg", "coverage")}
+    training = {name: round(v, 5) if isinstance(v, float) else v for name, v in asdict(row.training).items()}
+    return json.dumps(
+        {"benchmark": row.benchmark, "model": row.model, **training, **quality, "users": row.quality.users}
+    )
+
+
+def rows_as_markdown(rows: Sequence[Row]) -> str:
+    """A table for a page of results."""
+    lines = ["| benchmark | model | d | recall@20 | ndcg@20 | coverage@20 | users | a, p, bias | train s | peak MB |"]
+    lines.append("|" + " --- |" * 10)
+    for row in rows:
+        quality, made = row.quality, row.training
+        figures = f"{quality.recall:.4f} | {quality.ndcg:.4f} | {quality.coverage:.3f} | {quality.users:,}"
+        chosen = "" if made.a is None else f"{made.a:g}, {made.p:g}, {made.bias:g}"
+        cost = f"{made.train_seconds:.1f} | {made.peak_mb:,.0f}"
+        lines.append(f"| {row.benchmark} | {row.model} | {made.d} | {figures} | {chosen} | {cost} |")
+    return "\n".join(lines)
+
+
+def _older(interactions: Interactions, rng: np.random.Generator) -> Bool:
+    """Which cells are in the older four fifths of their user's, (nnz,). A user of one item keeps it."""
+    counts = np.diff(interactions.matrix.indptr)
+    owners = np.repeat(np.arange(len(counts)), counts)
+    chance = rng.permutation(len(owners))  # decides alone without times, and between equal times
+    times_ms = interactions.times_ms if interactions.times_ms is not None else np.zeros(len(owners), np.int64)
+    order = np.lexsort((chance, times_ms, owners))
+    place = np.arange(len(owners)) - np.repeat(interactions.matrix.indptr[:-1], counts)
+    newer = np.where(counts >= 2, np.maximum(1, counts // 5), 0)
+    older = np.empty(len(owners), np.bool_)
+    older[order] = place < np.repeat(counts - newer, counts)
+    return older
+
+
+def _as_encoded(interactions: Interactions, half_life_s: float | None) -> Sparse:
+    """The matrix with each cell decayed as the encoder does: by its age at the user's newest event."""
+    matrix, times_ms = interactions.matrix, interactions.times_ms
+    if half_life_s is None or times_ms is None:
+        return matrix
+    owners = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    newest = np.full(matrix.shape[0], np.iinfo(np.int64).min)
+    np.maximum.at(newest, owners, times_ms)
+    data = (matrix.data * decay(newest[owners] - times_ms, half_life_s)).astype(np.float32)
+    return sp.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def _rows(matrix: Sparse) -> list[I64]:
+    """Columns of each row's cells."""
+    return [columns.astype(np.int64) for columns in np.split(matrix.indices, matrix.indptr[1:-1])]

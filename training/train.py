@@ -1,0 +1,151 @@
+"""From archived events to a model, top to bottom: interactions, the exponents that suit them, the closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
+import pyarrow as pa
+
+from led.encoder import F32
+from store.releases import Model
+from training.evaluate import Quality, Split, folding, measure, split
+from training.interactions import Interactions, Selection, collect
+from training.progress import Progress, silent
+from training.spectral import SpectralSettings, Spectrum, averaged, decompose, popularity_bias, spectral_embeddings
+
+SAMPLE_VECTORS = 2000
+
+
+class TooFewEvents(ValueError):
+    """There is nothing to learn from: says how many users and items were left."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is tried on the validation part. validation_users: of each task, at most."""
+
+    a: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
+    p: tuple[float, ...] = (0.0, 0.5, 1.0)
+    bias: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1)
+    users_share: float = 0.1
+    validation_users: int = 2000
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """selection: which events. spectral: the closed form; its a and p are what is used without a grid.
+
+    bias: how much popularity adds to scores, without a grid. half_life_s: the encoder's. popularity_half_life_s: how
+    soon the list of popular items forgets. grid: None for no choice, which is several times faster.
+    """
+
+    selection: Selection
+    spectral: SpectralSettings = field(default_factory=SpectralSettings)
+    bias: float = 0.0
+    half_life_s: float | None = None
+    popularity_half_life_s: float | None = 86400.0
+    grid: Grid | None = field(default_factory=Grid)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The exponents and the bias to train with, and what they gave on the validation part, by task."""
+
+    a: float
+    p: float
+    bias: float
+    validation: Mapping[str, Quality] = MappingProxyType({})
+
+    @property
+    def ndcg(self) -> float:
+        """Mean over the tasks, each task counting the same."""
+        return sum(quality.ndcg for quality in self.validation.values()) / max(len(self.validation), 1)
+
+
+def train(events: pa.Table, settings: TrainSettings, progress: Progress = silent) -> Model:
+    """A model of archived events (columns of `training.interactions.collect`). Raises TooFewEvents.
+
+    The same events in the same order and the same settings make the same model.
+    """
+    interactions = collect(events, settings.selection)
+    choice = choose(interactions, settings, progress)
+    return fit(interactions, settings, choice, progress)
+
+
+def choose(interactions: Interactions, settings: TrainSettings, progress: Progress = silent) -> Choice:
+    """The best of the grid by ndcg@20 on held-out events and held-out users of these interactions, equally weighed.
+
+    a and p are chosen without a bias, then the bias for them. What the settings say themselves where there is no grid,
+    or nothing to validate on.
+    """
+    grid, spectral = settings.grid, settings.spectral
+    best = Choice(spectral.a, spectral.p, settings.bias)
+    if grid is None:
+        return best
+    parts = split(
+        interactions,
+        np.random.default_rng(spectral.seed),
+        users_share=grid.users_share,
+        half_life_s=settings.half_life_s,
+        max_users=grid.validation_users,
+    )
+    if not parts.tasks or not parts.train.matrix.nnz:
+        return best
+    popularity = parts.train.popularity(settings.popularity_half_life_s)
+    best_spectrum: Spectrum | None = None
+    for step, a in enumerate(grid.a):
+        progress("choosing a, p and the bias", step, len(grid.a) + 1)
+        spectrum = decompose(parts.train.matrix, replace(spectral, a=a))
+        for p in grid.p:
+            trial = _measured(Choice(a, p, 0.0), spectrum, popularity, parts)
+            if best_spectrum is None or trial.ndcg > best.ndcg:
+                best, best_spectrum = trial, spectrum
+    progress("choosing a, p and the bias", len(grid.a), len(grid.a) + 1)
+    for bias in grid.bias:
+        if best_spectrum is not None and bias != 0:
+            trial = _measured(replace(best, bias=bias), best_spectrum, popularity, parts)
+            best = max(best, trial, key=lambda choice: choice.ndcg)
+    progress("choosing a, p and the bias", len(grid.a) + 1, len(grid.a) + 1)
+    return best
+
+
+def fit(interactions: Interactions, settings: TrainSettings, choice: Choice, progress: Progress = silent) -> Model:
+    """The model of all these interactions with the exponents and the bias chosen. Raises TooFewEvents."""
+    matrix, times_ms = interactions.matrix, interactions.times_ms
+    users, items = matrix.shape
+    if min(users, items) < 2 or not matrix.nnz:
+        raise TooFewEvents(f"{users} users and {items} items are left after selection: at least 2 of each are needed")
+    spectral = replace(settings.spectral, a=choice.a, p=choice.p)
+    inputs, outputs = spectral_embeddings(matrix, spectral, progress)
+    popularity = interactions.popularity(settings.popularity_half_life_s)
+    sample = np.random.default_rng(spectral.seed).permutation(users)[:SAMPLE_VECTORS]
+    return Model(
+        item_ids=interactions.item_ids,
+        input_embeddings=inputs,
+        output_embeddings=outputs,
+        biases=popularity_bias(popularity, choice.bias),
+        popularity=popularity,
+        kind_weights=dict(settings.selection.kind_weights),
+        half_life_s=settings.half_life_s,
+        sample_vectors=averaged(matrix[sample]) @ inputs,
+        about={
+            "interactions": int(matrix.nnz),
+            "users": users,
+            "items": items,
+            "from_ms": None if times_ms is None else int(times_ms.min()),
+            "to_ms": None if times_ms is None else int(times_ms.max()),
+            "spectral": asdict(spectral),
+            "bias": choice.bias,
+            "validation": {name: asdict(quality) for name, quality in choice.validation.items()},
+        },
+    )
+
+
+def _measured(choice: Choice, spectrum: Spectrum, popularity: F32, parts: Split) -> Choice:
+    """The choice with what it gives on every task."""
+    inputs, outputs = spectrum.embeddings(choice.p)
+    scorer = folding(inputs, outputs, popularity_bias(popularity, choice.bias))
+    return replace(choice, validation={name: measure(scorer, task) for name, task in parts.tasks.items()})
