@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +56,7 @@ class Choice:
     a: float
     p: float
     bias: float
-    validation: Mapping[str, Quality] = MappingProxyType({})
+    validation: Mapping[str, Quality] = field(default_factory=dict)
 
     @property
     def ndcg(self) -> float:
