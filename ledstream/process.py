@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, start_http_server
 
@@ -20,7 +21,8 @@ def log_to_stderr() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    for chatty in ("kafka", "faiss.loader"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 def stop_on_signals(settings: Settings) -> threading.Event:
@@ -32,7 +34,7 @@ def stop_on_signals(settings: Settings) -> threading.Event:
     return stop
 
 
-def stop_with_supervisor(settings: Settings, stop: object) -> None:
+def stop_with_supervisor(settings: Settings, stop: Callable[[], None]) -> None:
     """Call stop once the supervisor is gone: a killed `up` leaves nothing running. Nothing without a supervisor."""
     if not settings.supervisor_pid:
         return
@@ -40,7 +42,6 @@ def stop_with_supervisor(settings: Settings, stop: object) -> None:
     def watch() -> None:
         while os.getppid() == settings.supervisor_pid:
             time.sleep(0.5)
-        assert callable(stop)
         stop()
 
     threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()

@@ -1,0 +1,58 @@
+# Two commands to know: `make demo` (everything, with traffic) and `make test`.
+# uv makes the environment where it is to be had (a copy from PyPI otherwise); INSTALLER=pip does without it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FOR ?=
+DATA ?=
+INSTALLER ?= uv
+STARTED := $(shell date +%s)
+
+# uv from the PATH, or one kept beside the environment.
+UV = $(shell command -v uv || echo $(CURDIR)/$(VENV)/uv/bin/uv)
+
+.PHONY: demo test check format lock clean
+
+demo: $(VENV)/runtime.stamp
+	@$(BIN)/python -m ledstream demo --started-at $(STARTED) $(if $(FOR),--for $(FOR)) $(if $(DATA),--data $(DATA))
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layering.py tests/test_docs.py
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Newer versions, for when you want them.
+lock: $(VENV)/base.stamp
+	$(UV) pip compile -q -U --universal --python-version 3.11 --no-header pyproject.toml -o requirements.lock
+	$(UV) pip compile -q -U --universal --python-version 3.11 --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+$(VENV)/base.stamp:
+	$(PYTHON) -m venv $(VENV)
+	@[ $(INSTALLER) = pip ] || [ -x "$(UV)" ] || { $(PYTHON) -m venv $(VENV)/uv && $(VENV)/uv/bin/pip install -q uv; }
+	@touch $@
+
+$(VENV)/runtime.stamp: requirements.lock $(VENV)/base.stamp
+	$(call install,requirements.lock)
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.lock requirements.lock $(VENV)/base.stamp
+	$(call install,requirements-dev.lock)
+	@touch $@
+
+define install
+	@echo "installing $(1)"
+	@if [ $(INSTALLER) = pip ]; then $(BIN)/pip install -q -r $(1); else $(UV) pip install -q -p $(BIN)/python -r $(1); fi
+	@if [ $(INSTALLER) = pip ]; then $(BIN)/pip install -q --no-deps -e .; else $(UV) pip install -q -p $(BIN)/python --no-deps -e .; fi
+endef
