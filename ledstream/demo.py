@@ -22,9 +22,9 @@ from rich.console import Console
 
 from ledstream.live_view import Moment, View, opened
 from ledstream.own_system import OwnSystem, SystemFailed, free_port
-from ledstream.scoring import Latencies
+from ledstream.scoring import Latencies, Ledger
 from ledstream.settings import read_settings
-from ledstream.traffic import Traffic, TrafficError, TrafficSettings, connected
+from ledstream.traffic import Figures, Traffic, TrafficError, TrafficSettings, connected
 from stream.events import Event
 from stream.replay import read_parquet, spaced
 from stream.simulator import Simulator, SimulatorSettings
@@ -217,7 +217,7 @@ class _Demo:
             "answer_p99_ms": round(figures.latencies.quantile_ms(0.99), 2),
             "first_answer_s": first_s,
         }
-        problems = list(dict.fromkeys(self._problems + _broken_promises(traffic)))
+        problems = list(dict.fromkeys(self._problems + broken_promises(figures, ledger)))
         for sentence in [*_summary(traffic), *(f"FAILED: {problem}" for problem in problems)]:
             self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         print(json.dumps(outcome), flush=True)
@@ -236,8 +236,9 @@ def _summary(traffic: Traffic) -> list[str]:
     ]
 
 
-def _broken_promises(traffic: Traffic) -> list[str]:
-    figures, ledger, recall = traffic.figures, traffic.ledger, traffic.figures.recall
+def broken_promises(figures: Figures, ledger: Ledger) -> list[str]:
+    """What a run must not show, if it did; one sentence each."""
+    recall = figures.recall
     promises = {
         f"{ledger.lost} events were lost": ledger.lost == 0,
         f"{ledger.surplus} events were applied more than once": ledger.surplus == 0,
