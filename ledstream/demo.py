@@ -71,8 +71,9 @@ def run(*, for_s: float | None, data: Path | None, started_at: float | None, pla
 @dataclass(frozen=True)
 class _Look:
     at_s: float
-    sent: int
-    answers: int
+    sent: int = 0
+    answers: int = 0
+    users: int = 0
 
 
 class _Demo:
@@ -114,7 +115,9 @@ class _Demo:
             asyncio.create_task(self._notice_an_end(system)),
         ]
         try:
-            await asyncio.wait([drive, watch, *others], return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait([drive, watch, *others], return_when=asyncio.FIRST_COMPLETED)
+            if any(task.exception() for task in ended):
+                return  # nothing would answer, or nothing new would come: the traffic is cut off
             self._stop.set()
             await drive
             await _cancel(others)
@@ -158,14 +161,14 @@ class _Demo:
     async def _watch(self, traffic: Traffic, view: View) -> None:
         """Look at the system and show it, until cancelled."""
         started_s = time.monotonic()
-        before = _Look(started_s, 0, 0)
+        before = _Look(started_s)
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 metrics = await traffic.metrics()
             except TrafficError:
                 continue  # while it starts or stops; the driver counts what matters
-            look = _Look(time.monotonic(), traffic.ledger.sent, traffic.figures.answers)
+            look = _Look(time.monotonic(), traffic.ledger.sent, traffic.figures.answers, traffic.ledger.users)
             view.show(self._moment(traffic, metrics, look, before, look.at_s - started_s))
             before = look
 
@@ -182,7 +185,7 @@ class _Demo:
             p50_ms=latencies.quantile_ms(0.5),
             p99_ms=latencies.quantile_ms(0.99),
             lag_records=metrics["ledstream_lag_records"],
-            users_known=traffic.ledger.users,
+            users_known=before.users,  # the newest may not have arrived yet, and have not expired
             users_alive=int(metrics["ledstream_users"]),
             release=figures.releases[-1] if figures.releases else None,
             doing=self._doing,
