@@ -128,6 +128,11 @@ class Ledger:
         self.sent = self.applied = 0
         self.lost = self.surplus = 0
 
+    @property
+    def missing(self) -> int:
+        """Accepted events that no record was seen to count: lost, or not compared yet."""
+        return self.sent - self.applied + self.surplus
+
     def seen(self, user: str) -> Set[str]:
         """Items the user has had events of, since the record last may have expired."""
         account = self._accounts.get(user)

@@ -59,7 +59,7 @@ def double_an_event(_: Figures, ledger: Ledger) -> None:
     ledger.check("bob", 2, final=True)
 
 
-def leave_an_event_unchecked(_: Figures, ledger: Ledger) -> None:
+def leave_an_event_uncompared(_: Figures, ledger: Ledger) -> None:
     ledger.sending("bob", "hat", 0.0)
     ledger.accepted(["bob"])
 
@@ -82,7 +82,7 @@ def be_as_good_as_popularity(figures: Figures, _: Ledger) -> None:
     [
         (lose_an_event, "1 events were lost"),
         (double_an_event, "1 events were applied more than once"),
-        (leave_an_event_unchecked, "3 events sent but 2 applied"),
+        (leave_an_event_uncompared, "1 events were lost"),
         (fail_an_answer, "1 answers were errors: GET /v1/recommendations: 500"),
         (see_one_release_only, "no release was swapped for another under load"),
         (be_as_good_as_popularity, "personal recall 0.5000 is not above popularity's 0.5000"),

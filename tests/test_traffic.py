@@ -99,9 +99,9 @@ def test_a_record_that_counts_what_was_accepted_settles_the_account() -> None:
 def test_a_late_record_is_asked_for_again_and_only_the_last_answer_counts() -> None:
     ledger = ledger_after(1, 2, 3)
     assert not ledger.check("ana", 2)
-    assert (ledger.lost, list(ledger.unchecked())) == (0, ["ana"])
+    assert (ledger.missing, ledger.lost, list(ledger.unchecked())) == (3, 0, ["ana"])
     assert not ledger.check("ana", 2, final=True)
-    assert (ledger.applied, ledger.lost, ledger.surplus) == (2, 1, 0)
+    assert (ledger.missing, ledger.applied, ledger.lost, ledger.surplus) == (1, 2, 1, 0)
 
 
 def test_an_event_lost_here_and_one_doubled_there_do_not_cancel_out() -> None:
