@@ -30,6 +30,7 @@ MAX_KIND_BYTES = 32
 MAX_CONTEXT_ENTRIES = 16
 MAX_CONTEXT_BYTES = 1024
 MAX_WIRE_BYTES = 4096
+MAX_TIME_MS = 1 << 62  # differences of times stay far from the ends of an int64
 EVENTS_PER_POST = 1000
 
 
@@ -68,7 +69,7 @@ class EventBody(BaseModel):
     user_id: Id
     item_id: Id
     kind: Annotated[str, StringConstraints(min_length=1, max_length=MAX_KIND_BYTES)]
-    time_ms: Annotated[int, Field(ge=0)] | None = None
+    time_ms: Annotated[int, Field(ge=0, lt=MAX_TIME_MS)] | None = None
     event_id: Id | None = None
     value: Annotated[float, Field(allow_inf_nan=False)] | None = None
     context: Annotated[dict[str, str], Field(max_length=MAX_CONTEXT_ENTRIES)] | None = None
@@ -135,13 +136,13 @@ def decode_event(data: bytes) -> Event:
         raise DecodeError(f"not msgpack: {error}") from None
     if not isinstance(fields, list) or not fields:
         raise DecodeError(f"not an event array: {_shortened(fields)}")
-    if fields[0] != WIRE_VERSION:
+    if type(fields[0]) is not int or fields[0] != WIRE_VERSION:
         raise DecodeError(f"wire version {_shortened(fields[0])}, this program knows {WIRE_VERSION}")
     if len(fields) < 5:
         raise DecodeError(f"{len(fields)} fields, at least 5 needed")
     event = Event(*fields[1:8])
     _check_decoded(event)
-    return event
+    return event._replace(value=float(event.value)) if isinstance(event.value, int) else event
 
 
 @lru_cache(maxsize=1 << 18)
@@ -171,10 +172,10 @@ def _check_decoded(event: Event) -> None:
         ("user_id", _is_id(event.user_id)),
         ("item_id", _is_id(event.item_id) or (event.kind == ERASE and event.item_id == "")),
         ("kind", isinstance(event.kind, str) and 0 < len(event.kind) <= MAX_KIND_BYTES),
-        ("time_ms", type(event.time_ms) is int and 0 <= event.time_ms < 1 << 62),
+        ("time_ms", type(event.time_ms) is int and 0 <= event.time_ms < MAX_TIME_MS),
         ("event_id", event.event_id is None or _is_id(event.event_id)),
-        ("value", event.value is None or (isinstance(event.value, int | float) and math.isfinite(event.value))),
-        ("context", event.context is None or isinstance(event.context, dict)),
+        ("value", event.value is None or (type(event.value) in (int, float) and math.isfinite(event.value))),
+        ("context", event.context is None or _is_context(event.context)),
     )
     for field, good in checks:
         if not good:
@@ -183,6 +184,11 @@ def _check_decoded(event: Event) -> None:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_BYTES
+
+
+def _is_context(value: object) -> bool:
+    """Texts by name: consumers write it as JSON without another look. Its size is bounded by MAX_WIRE_BYTES."""
+    return isinstance(value, dict) and all(isinstance(part, str) for pair in value.items() for part in pair)
 
 
 def _check_text(field: str, value: str | None) -> None:
@@ -210,6 +216,9 @@ def _check_context(context: Mapping[str, str] | None) -> None:
 
 
 def _shortened(value: Any, limit: int = 80) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # Python prints no integers of more than 4300 digits
+        text = f"{type(value).__name__} too long to show"
     text = ascii(text)[1:-1] if not text.isprintable() else text
     return text if len(text) <= limit else text[:limit] + "…"

@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 from store.connection import Client, connect
 from store.embedded import EmbeddedStore
 from tests.servers import KafkaServer, RedisServer, ServerMissing, has_container_engine
+
+# A busy machine is no failure: examples may take as long as they need.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def missing(reason: str) -> NoReturn:
