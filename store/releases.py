@@ -156,7 +156,8 @@ class Releases:
         """Published versions, oldest first."""
         if not self._folder.is_dir():
             return []
-        return sorted(path.name for path in self._folder.iterdir() if (path / DESCRIPTION).is_file())
+        found = (path for path in self._folder.iterdir() if not path.name.startswith("."))  # those are unfinished
+        return sorted(path.name for path in found if (path / DESCRIPTION).is_file())
 
     def info(self, version: str) -> ReleaseInfo:
         """Raises UnknownRelease, or BadRelease if its description cannot be read."""

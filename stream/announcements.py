@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgpack
 
+from stream.events import DecodeError
 from stream.log import Entry, Log, LogUnavailable, Record
 from stream.topics import RELEASES
 
@@ -25,7 +26,7 @@ def announce(log: Log, version: str, now_ms: int) -> None:
 
 
 def current_version(log: Log) -> str | None:
-    """The version announced last, None before the first."""
+    """The version announced last, None before the first. Raises DecodeError where the last record is none."""
     end = log.end_offsets(RELEASES)[0]
     records = log.read(RELEASES, 0, max(end - 1, 0), 1) if end > log.start_offsets(RELEASES)[0] else []
     return _version(records[-1]) if records else None
@@ -33,21 +34,30 @@ def current_version(log: Log) -> str | None:
 
 def follow(log: Log, on_version: Callable[[str], None], stop: threading.Event) -> None:
     """Call on_version with the current version, then with each one announced, until `stop`. Only the latest of a
-    run of announcements is passed on. While the log is away the last one stands.
+    run of announcements is passed on. While the log is away, and where one cannot be read, the last one stands.
     """
     seen = -1
     while not stop.is_set():
         try:
             end = log.end_offsets(RELEASES)[0]
-            if end - 1 > seen or end < seen:
+            if end - 1 != seen:
                 version = current_version(log)
                 seen = end - 1
                 if version is not None:
                     on_version(version)
         except LogUnavailable as error:
             logger.info("announcements wait: %s", error)
+        except DecodeError as error:
+            seen = end - 1
+            logger.error("announcement ignored: %s", error)  # noqa: TRY400
         stop.wait(POLL_EVERY_S)
 
 
 def _version(record: Record) -> str:
-    return str(msgpack.unpackb(record.value)[1])
+    try:
+        known, version, *_ = msgpack.unpackb(record.value)
+    except (TypeError, ValueError, msgpack.UnpackException):
+        known, version = None, None
+    if known != FORMAT or not isinstance(version, str):
+        raise DecodeError(f"{RELEASES}/0@{record.offset} is no announcement: {record.value[:40]!r}")
+    return version

@@ -11,11 +11,12 @@ from stream.log import Entry, Log, Record
 from stream.topics import DEAD_LETTERS
 
 FORMAT = 1
+KEPT_BYTES = 64 * 1024  # of a value: a letter must fit into a log that took the record only just
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One refused record. A replay may add it twice: topic, partition and offset tell."""
+    """One refused record, its value cut at KEPT_BYTES. A replay may add it twice: topic, partition and offset tell."""
 
     topic: str
     partition: int
@@ -31,7 +32,7 @@ def bury(log: Log, letters: Sequence[DeadLetter]) -> None:
     entries = [
         Entry(
             f"{x.topic}/{x.partition}/{x.offset}".encode(),
-            msgpack.packb((FORMAT, x.topic, x.partition, x.offset, x.cause, x.key, x.value)),
+            msgpack.packb((FORMAT, x.topic, x.partition, x.offset, x.cause, x.key[:KEPT_BYTES], x.value[:KEPT_BYTES])),
             x.time_ms,
         )
         for x in letters

@@ -138,7 +138,7 @@ class Loop(Generic[T]):
                 wait_s = self._wait(str(error), wait_s, reader, stop)
 
     def _after_rebalance(self, reader: Reader, batches: list[Batch]) -> list[Batch]:
-        """Tell the handler what came and went; drop batches of partitions it wants to read from elsewhere."""
+        """Tell the handler what came and went; drop batches of partitions gone by now, or to be read from elsewhere."""
         owned = reader.assignment()
         if owned == self._owned:
             return batches
@@ -146,7 +146,7 @@ class Loop(Generic[T]):
         for partition in self._owned - owned:
             self._handler.revoked(partition)
             self._committed.pop(partition, None)
-        moved = set()
+        moved: set[int] = set()
         for partition in sorted(owned - self._owned):
             start = self._handler.assigned(partition)
             first = next((b.records[0].offset for b in batches if b.partition == partition), None)
@@ -155,7 +155,7 @@ class Loop(Generic[T]):
                 reader.seek(partition, start)
                 moved.add(partition)
         self._owned = owned
-        return [batch for batch in batches if batch.partition not in moved]
+        return [batch for batch in batches if batch.partition in owned - moved]
 
     def _decoded(self, reader: Reader, batches: Sequence[Batch], stop: threading.Event) -> list[Decoded[T]]:
         decoded, letters = [], []
