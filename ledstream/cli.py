@@ -56,10 +56,11 @@ def _is_expected(error: Exception) -> bool:
     from store.releases import BadRelease, UnknownRelease
     from stream.log import LogUnavailable, UnknownTopic
     from stream.replay import ReplayError
+    from training.benchmarks import NoBenchmark
     from training.train import TooFewEvents
 
     kinds = (SettingsError, StoreUnavailable, LogUnavailable, UnknownTopic, BadRelease, UnknownRelease, LowRecall)
-    return isinstance(error, (*kinds, ReplayError, TooFewEvents))
+    return isinstance(error, (*kinds, ReplayError, TooFewEvents, NoBenchmark))
 
 
 def _up(settings: Settings, _: argparse.Namespace) -> int:

@@ -1,0 +1,37 @@
+"""`ledstream evaluate`: the model's quality on one's own archive, or on a benchmark with published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from ledstream.settings import Settings
+from ledstream.train_command import train_settings
+from store.archive import read_archive
+from training import benchmarks
+from training.evaluate import Row
+from training.progress import progress_bars
+from training.train import Grid
+
+ARCHIVE = "archive"
+
+
+def run(settings: Settings, benchmark: str, dims: Sequence[int] | None, *, as_json: bool) -> None:
+    """Print the rows: `archive` is held-out users and events of the archive, everything else a published protocol.
+
+    Raises NoBenchmark for an unknown name or missing data, TooFewEvents for an archive with nothing in it.
+    """
+    if benchmark == ARCHIVE:
+        rows = _own_rows(settings, dims or (settings.dim,))
+    else:
+        rows = benchmarks.run(benchmark, dims or benchmarks.DIMS)
+    benchmarks.print_rows(rows, as_json=as_json)
+
+
+def _own_rows(settings: Settings, dims: Sequence[int]) -> Iterator[Row]:
+    events = read_archive(settings.archive_dir)
+    chosen = replace(train_settings(settings), grid=Grid())
+    with progress_bars() as progress:
+        for dim in dims:
+            spectral = replace(chosen.spectral, dim=dim)
+            yield from benchmarks.archive(events, replace(chosen, spectral=spectral), progress)
