@@ -5,8 +5,8 @@
 The paper's encoder is the case of equal weights. `encode` is the slow, obvious way; `fold` moves the same
 two sums from one timeline to the next by touching only what entered and what left.
 
-Decay stays incremental because it cancels: both sums are kept as seen from one reference time `at_ms` (the
-newest event that counts so far). A newer event moves the reference and scales both sums by one factor, a late one enters
+Decay stays incremental because it cancels: both sums are kept as seen from one reference time `at_ms` (the newest
+event that counts so far). A newer event moves the reference and scales both sums by one factor, a late one enters
 already decayed, and the ratio, the user vector, does not depend on the reference at all.
 """
 
@@ -31,7 +31,7 @@ NEVER_MS = np.iinfo(np.int64).min // 4  # reference time of a sum that holds not
 class Encoder:
     """How much each event counts. Part of a release: state made under one encoder is not read under another.
 
-    kind_weights: event kind code (0..255) -> weight >= 0. A code that is absent weighs nothing.
+    kind_weights: event kind code (0..255) -> weight, 0 or 1e-6..1e6 (sums are float32). An absent code weighs nothing.
     half_life_s: age at which an event counts half; None for no decay.
     """
 
@@ -42,8 +42,8 @@ class Encoder:
     def __post_init__(self) -> None:
         table = np.zeros(256)
         for code, weight in self.kind_weights.items():
-            if not (0 <= code <= 255 and np.isfinite(weight) and weight >= 0):
-                raise ValueError(f"kind_weights[{code}] = {weight}: codes are 0..255, weights finite and >= 0")
+            if not (0 <= code <= 255 and (weight == 0 or 1e-6 <= weight <= 1e6)):
+                raise ValueError(f"kind_weights[{code}] = {weight}: codes are 0..255, weights 0 or 1e-6..1e6")
             table[code] = weight
         if self.half_life_s is not None and not self.half_life_s > 0:
             raise ValueError(f"half_life_s = {self.half_life_s}: must be above 0, or None")
@@ -52,6 +52,11 @@ class Encoder:
     def kind_weight(self, kinds: U8) -> F64:
         """Weight of each kind before any decay. Shape of kinds."""
         return self._table[kinds]
+
+    def least_weight(self) -> float:
+        """The smallest weight above 0 that a kind has; 0 if no kind counts."""
+        counting = self._table[self._table > 0]
+        return float(counting.min()) if len(counting) else 0.0
 
     def decay(self, age_ms: I64) -> F64:
         """What remains of a weight after age_ms milliseconds: 1 without a half-life. Shape of age_ms."""
@@ -107,7 +112,7 @@ def fold(encoder: Encoder, embeddings: F32, sums: Sums, entered: Events, left: E
 
     embeddings: (items, dim) float32 input embeddings of the release that `sums` belongs to.
     Applying the same events twice counts them twice: who calls this keeps the log offset beside the sums.
-    Taking away is only as exact as float32: where `left` carried nearly all of the weight, encode afresh.
+    Taking away is only as exact as float32: where the result is `worn`, encode afresh.
     """
     entered, left = _counting(encoder, entered), _counting(encoder, left)
     at_ms = sums.at_ms.copy()
@@ -129,6 +134,16 @@ def encode(encoder: Encoder, embeddings: F32, users: int, events: Events) -> Sum
     """The sums of whole timelines, from nothing: the reference `fold` is tested against."""
     none = Events(events.users[:0], events.rows[:0], events.kinds[:0], events.times_ms[:0])
     return fold(encoder, embeddings, Sums.zeros(users, embeddings.shape[1]), events, none)
+
+
+def worn(encoder: Encoder, sums: Sums) -> Bool:
+    """Users (users,) whose sums hold less than one event at the reference time would: what is left is mostly rounding.
+
+    Happens when the newest event in time was evicted before older ones, or when nothing that counts is left. Between
+    this and a fresh encoding the error stays below that of one sum over everything the timeline ever held at once.
+    """
+    least = encoder.least_weight()
+    return np.asarray((sums.at_ms != NEVER_MS) & (sums.weights < 0.5 * least))
 
 
 def _counting(encoder: Encoder, events: Events) -> Events:
