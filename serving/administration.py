@@ -1,0 +1,109 @@
+"""What people and programs ask now and then: a user's record, the releases, whether this process is ready.
+
+Everything here may wait for the store or the log: call it from a thread that may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from serving.current import CANNOT_LOAD, CurrentRelease
+from serving.parts import Parts
+from serving.refusals import Refused
+from serving.schemas import (
+    ActivationAnswer,
+    ReadyAnswer,
+    RefusedEntry,
+    ReleaseEntry,
+    ReleasesAnswer,
+    TimelineItem,
+    UserAnswer,
+)
+from store.connection import StoreUnavailable
+from store.releases import BadRelease, UnknownRelease
+from store.user_state import DamagedRecord
+from stream.announcements import announce
+from stream.events import kind_code
+from stream.log import LogUnavailable
+
+
+class Administration:
+    """Used by any thread."""
+
+    def __init__(self, parts: Parts, current: CurrentRelease) -> None:
+        self._parts, self._current = parts, current
+        self._kinds = {kind_code(kind): kind for kind in parts.border.kinds}
+
+    def user(self, user_id: str) -> UserAnswer:
+        """The stored record. Raises Refused (404), StoreUnavailable."""
+        (record,) = self._parts.states.read([user_id])
+        if record is None or isinstance(record, DamagedRecord) or not record.applied:
+            raise Refused("user_id", user_id, "no events are known of this user", status=404)
+        served = self._current.get()
+        keys = record.timeline["item"].astype("u8")
+        rows = served.release.rows(keys).tolist() if served else [-1] * len(keys)
+        timeline = [
+            TimelineItem(
+                item_key=f"{int(entry['item']):016x}",
+                item_id=served.item_id(row) if served and row >= 0 else None,
+                kind=self._kinds.get(int(entry["kind"])),
+                time_ms=int(entry["time_ms"]),
+            )
+            for entry, row in zip(record.timeline, rows, strict=True)
+        ]
+        version = served.version if served else None
+        return UserAnswer(user=user_id, events=record.applied, timeline=timeline, release=version, as_of=record.as_of)
+
+    def releases(self) -> ReleasesAnswer:
+        """Every release in the folder, the current and the announced one marked."""
+        versions = self._parts.releases.versions()
+        current, announced = self._current_version(), self._current.announced
+        return ReleasesAnswer(
+            current=current, announced=announced, releases=[self._entry(v, current, announced) for v in versions]
+        )
+
+    def activate(self, version: str) -> ActivationAnswer:
+        """Announce a release that loads. Raises Refused (404, 409), LogUnavailable."""
+        try:
+            self._parts.releases.load(version)
+        except UnknownRelease:
+            raise Refused("version", version, "there is no such release", status=404) from None
+        except CANNOT_LOAD as error:
+            raise Refused("version", version, str(error), status=409) from None
+        announce(self._parts.log, version, self._parts.now_ms())
+        return ActivationAnswer(version=version)
+
+    def readiness(self) -> ReadyAnswer:
+        """Asks the store and the log."""
+        store = _state(self._parts.states.count)
+        log = _state(self._parts.log.ping)
+        refused = self._current.refused
+        return ReadyAnswer(
+            ready=store == log == "ok",
+            store=store,
+            log=log,
+            release=self._current_version(),
+            announced=self._current.announced,
+            refused=RefusedEntry(version=refused.version, reason=refused.reason) if refused else None,
+        )
+
+    def _current_version(self) -> str | None:
+        served = self._current.get()
+        return served.version if served else None
+
+    def _entry(self, version: str, current: str | None, announced: str | None) -> ReleaseEntry:
+        entry = ReleaseEntry(version=version, current=version == current, announced=version == announced)
+        try:
+            info = self._parts.releases.info(version)
+        except (BadRelease, UnknownRelease) as error:
+            return entry.model_copy(update={"problem": str(error)})
+        figures = {"created_ms": info.created_ms, "dim": info.dim, "items": info.items}
+        return entry.model_copy(update={**figures, "index": dict(info.index), "about": dict(info.about)})
+
+
+def _state(ask: Callable[[], object]) -> str:
+    try:
+        ask()
+    except (StoreUnavailable, LogUnavailable) as error:
+        return str(error)
+    return "ok"

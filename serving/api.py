@@ -1,0 +1,236 @@
+"""The routes of FastAPI: everything that is not asked thousands of times a second, and the OpenAPI page of all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from serving import schemas
+from serving.administration import Administration
+from serving.current import CurrentRelease
+from serving.hot import EVENTS, RECOMMENDATIONS, Hot, Questions, headers, read_all
+from serving.metrics import Metrics
+from serving.parts import Parts
+from serving.posts import read_json
+from serving.publisher import Publisher, entry_of
+from serving.questions import Question, from_timeline, read_query, record_of
+from serving.refusals import Refused
+from serving.schemas import DEFAULT_K, MAX_K
+from store.connection import StoreUnavailable
+from stream.events import InvalidEvent, check_user_id, erasure, item_key
+from stream.log import LogUnavailable
+
+K = Annotated[int, Query(ge=1, le=MAX_K, description="how many items")]
+ABOUT = "Events in, recommendations out, releases switched while requests go on."
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Routes:
+    """What the routes work with."""
+
+    parts: Parts
+    hot: Hot
+    questions: Questions
+    publisher: Publisher
+    current: CurrentRelease
+    metrics: Metrics
+
+
+def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
+    """The application; its page is at /docs and needs nothing from the network."""
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": schemas.ErrorAnswer} for status in (400, 503)}
+    app: FastAPI = FastAPIOffline(
+        title="ledstream", description=ABOUT, redoc_url=None, lifespan=lifespan, responses=errors
+    )
+    _add_hot(app, routes)
+    _add_questions(app, routes)
+    administration = Administration(routes.parts, routes.current)
+    _add_users(app, routes, administration)
+    _add_releases(app, administration)
+    _add_operations(app, routes.metrics, administration)
+    _add_errors(app)
+    _describe_bodies(app)
+    return app
+
+
+def _add_hot(app: FastAPI, routes: Routes) -> None:
+    """Described here, answered by `serving.hot.HotPaths` before a request gets this far."""
+
+    @app.get(RECOMMENDATIONS, response_model=schemas.RecommendationsAnswer, tags=["recommendations"])
+    async def recommendations(
+        request: Request,
+        user: str,  # noqa: ARG001  described here, read from the query below, as are the others
+        k: K = DEFAULT_K,  # noqa: ARG001
+        exclude: Annotated[list[str], Query(description="item ids; repeated or separated by commas")] = [],  # noqa: ARG001, B006
+        seen: Annotated[bool, Query(description="items the user had events with may be among them")] = False,  # noqa: ARG001
+    ) -> Response:
+        """The best items for a user; the most popular ones for a user nobody knows."""
+        return _response(*await routes.hot.recommend(request.scope["query_string"]))
+
+    @app.post(
+        EVENTS,
+        status_code=202,
+        response_model=schemas.VerdictsAnswer,
+        tags=["events"],
+        openapi_extra=_body(schemas.PostBody),
+        responses={400: {"model": schemas.VerdictsAnswer | schemas.ErrorAnswer}, 413: {"model": schemas.ErrorAnswer}},
+    )
+    async def events(request: Request) -> Response:
+        """Take events into the log. 202 if any was accepted; otherwise 503 if the log failed, 400 if all were bad."""
+        return _response(*await routes.hot.post(request.receive))
+
+
+def _add_questions(app: FastAPI, routes: Routes) -> None:
+    @app.post(
+        RECOMMENDATIONS,
+        response_model=schemas.RecommendationsAnswer,
+        tags=["recommendations"],
+        openapi_extra=_body(schemas.TimelineBody),
+    )
+    async def recommendations_for_a_timeline(request: Request) -> Response:
+        """The best items for the events in the request. Nothing is stored."""
+        body = read_json(await read_all(request.receive))
+        answer = await routes.questions.ask(from_timeline(body, routes.parts.border, routes.parts.now_ms()))
+        return _response(200, answer.to_json())
+
+    @app.get(
+        "/v1/items/{item_id:path}/similar",
+        response_model=schemas.SimilarAnswer,
+        tags=["recommendations"],
+        dependencies=[Depends(_only("k"))],
+        responses={404: {"model": schemas.ErrorAnswer}},
+    )
+    async def similar(item_id: str, k: K = DEFAULT_K) -> Response:
+        """The best items for a user of this one item, without the item itself."""
+        served = routes.current.get()
+        if served is None or not served.knows(item_id):
+            raise Refused("item_id", item_id, "not in the current release", status=404)
+        record = record_of([(item_key(item_id), routes.parts.now_ms(), 0, served.heaviest_kind())])
+        answer = await routes.questions.ask(Question(None, record, k))
+        fields = {"item_id": item_id, "items": answer.items(), "release": answer.release}
+        return _response(200, orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _add_users(app: FastAPI, routes: Routes, administration: Administration) -> None:
+    @app.get(
+        "/v1/users/{user_id:path}",
+        tags=["users"],
+        dependencies=[Depends(_only())],
+        responses={404: {"model": schemas.ErrorAnswer}},
+    )
+    def user(user_id: str) -> schemas.UserAnswer:
+        """What is known of a user."""
+        return administration.user(_checked_user(user_id))
+
+    @app.delete("/v1/users/{user_id:path}", status_code=202, tags=["users"], dependencies=[Depends(_only())])
+    async def forget(user_id: str) -> schemas.ErasureAnswer:
+        """Forget everything of a user that was accepted before this."""
+        now_ms = routes.parts.now_ms()
+        entry = entry_of(erasure(_checked_user(user_id), now_ms), now_ms)
+        (outcome,) = await routes.publisher.ask([entry], 1)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return schemas.ErasureAnswer(user=user_id)
+
+
+def _add_releases(app: FastAPI, administration: Administration) -> None:
+    @app.get("/v1/releases", tags=["releases"], dependencies=[Depends(_only())])
+    def releases() -> schemas.ReleasesAnswer:
+        """Every release in the folder."""
+        return administration.releases()
+
+    @app.post(
+        "/v1/releases/{version}/activate",
+        tags=["releases"],
+        dependencies=[Depends(_only())],
+        responses={404: {"model": schemas.ErrorAnswer}, 409: {"model": schemas.ErrorAnswer}},
+    )
+    def activate(version: str) -> schemas.ActivationAnswer:
+        """Check the release and announce it as the current one, to every process. A rollback is the same."""
+        return administration.activate(version)
+
+
+def _add_operations(app: FastAPI, metrics: Metrics, administration: Administration) -> None:
+    @app.get("/healthz", tags=["operations"])
+    async def healthz() -> Mapping[str, str]:
+        """This process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["operations"], responses={503: {"model": schemas.ReadyAnswer}})
+    async def readyz(response: Response) -> schemas.ReadyAnswer:
+        """The store and the log answer."""
+        ready = await asyncio.to_thread(administration.readiness)
+        response.status_code = 200 if ready.ready else 503
+        return ready
+
+    @app.get("/metrics", tags=["operations"], response_class=Response)
+    def exposition() -> Response:
+        """Prometheus metrics of this process."""
+        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_errors(app: FastAPI) -> None:
+    def answer(kind: type[Exception], refused: Callable[[Any], Refused]) -> None:
+        async def handler(_: Request, error: Exception) -> Response:
+            refusal = refused(error)
+            return _response(refusal.status, refusal.to_json())
+
+        app.add_exception_handler(kind, handler)
+
+    answer(Refused, lambda error: error)
+    answer(RequestValidationError, lambda error: schemas.refusal_of(error.errors()[0]))
+    answer(HTTPException, lambda error: Refused("path", None, str(error.detail), status=error.status_code))
+    answer(StoreUnavailable, lambda error: Refused("store", None, str(error), status=503))
+    answer(LogUnavailable, lambda error: Refused("log", None, str(error), status=503))
+
+
+def _describe_bodies(app: FastAPI) -> None:
+    """Schemas of the bodies that routes read by themselves, to the OpenAPI page."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        page = described()
+        for model in (schemas.PostBody, schemas.TimelineBody):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            page["components"]["schemas"] |= {**schema.pop("$defs", {}), model.__name__: schema}
+        return page
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _body(model: type[BaseModel]) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _only(*names: str) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that refuses any other query parameter."""
+
+    async def check(request: Request) -> None:
+        read_query(request.scope["query_string"], names)
+
+    return check
+
+
+def _checked_user(user_id: str) -> str:
+    try:
+        return check_user_id(user_id)
+    except InvalidEvent as error:
+        raise Refused("user_id", user_id, error.reason) from None
+
+
+def _response(status: int, body: bytes) -> Response:
+    response = Response(body, status)
+    response.raw_headers = headers(status, body)
+    return response

@@ -1,0 +1,69 @@
+"""The application of one server process: its parts put together, started and stopped with it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from serving.answers import Recommender
+from serving.api import Lifespan, Routes, build_api
+from serving.batcher import Batcher
+from serving.breaker import GuardedStates
+from serving.current import CurrentRelease
+from serving.hot import Hot, HotPaths, Questions
+from serving.metrics import Metrics, lag
+from serving.parts import Limits, Parts
+from serving.posts import Posts
+from serving.publisher import Publisher, publisher
+from serving.recent import RecentItems
+from store.item_index import use_threads
+
+
+def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
+    """The ASGI application. Its threads start and stop with its lifespan; the log is closed by who opened it."""
+    limits = limits or Limits()
+    metrics, recent = Metrics(), RecentItems()
+    current = CurrentRelease(
+        parts.log,
+        parts.releases,
+        retry_every_s=limits.retry_release_every_s,
+        on_swap=metrics.swapped,
+        on_refusal=metrics.refused,
+    )
+    recommender = Recommender(GuardedStates(parts.states, time.monotonic), current.get, recent)
+    questions: Questions = Batcher(
+        "questions",
+        recommender.answer,
+        max_batch=limits.batch,
+        max_waiting=limits.waiting_questions,
+        on_batch=metrics.batch_size.observe,
+    )
+    events = publisher(parts.log, max_waiting=limits.waiting_events)
+    hot = Hot(questions, Posts(parts.border, events, recent, parts.now_ms), metrics)
+    metrics.watch("ledstream_users", "Keys in the store: users, and a few others", parts.states.count)
+    metrics.watch("ledstream_lag_records", "Events the timelines consumers have not committed", lambda: lag(parts.log))
+    routes = Routes(parts, hot, questions, events, current, metrics)
+    return HotPaths(hot, metrics, build_api(routes, _lifespan(current, questions, events)))
+
+
+def _lifespan(current: CurrentRelease, questions: Questions, events: Publisher) -> Lifespan:
+    @asynccontextmanager
+    async def running(_: FastAPI) -> AsyncIterator[None]:
+        use_threads(1)
+        questions.start()
+        events.start()
+        await asyncio.to_thread(current.start)
+        # What lives as long as the process need not be looked through again: a full collection took tens of ms.
+        gc.collect()
+        gc.freeze()
+        yield
+        await asyncio.to_thread(current.stop)
+        await events.stop()
+        await questions.stop()
+
+    return running

@@ -1,0 +1,86 @@
+"""The server's Prometheus metrics. What a request touches is a child found once; what is dear is read at a scrape."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from store.connection import StoreUnavailable
+from stream.log import Log, LogUnavailable, UnknownTopic
+from stream.topics import EVENTS
+
+TIMELINES_GROUP = "timelines"
+SAMPLED_EVERY_S = 1.0
+ANSWER_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """Of one process: a scrape of several workers meets one of them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        requests = Counter("ledstream_requests", "Requests", ["endpoint", "code"], registry=self.registry)
+        self.request: Callable[[str, int], Counter] = lru_cache(maxsize=1024)(requests.labels)
+        self.answer_seconds = Histogram(
+            "ledstream_answer_seconds", "From a question to its answer", buckets=ANSWER_BUCKETS, registry=self.registry
+        )
+        self.batch_size = Histogram(
+            "ledstream_batch_size", "Questions answered together", buckets=BATCH_BUCKETS, registry=self.registry
+        )
+        self.accepted = Counter("ledstream_events_accepted", "Events in the log", registry=self.registry)
+        self.rejected = Counter("ledstream_events_rejected", "Events refused as invalid", registry=self.registry)
+        self.release = Gauge("ledstream_release_info", "The current release", ["version"], registry=self.registry)
+        self.swaps = Counter("ledstream_swaps", "Releases taken as current", registry=self.registry)
+        self.swap_refused = Counter("ledstream_swap_refused", "Releases refused", registry=self.registry)
+
+    def swapped(self, version: str) -> None:
+        """A release became current."""
+        self.swaps.inc()
+        self.release.clear()
+        self.release.labels(version).set(1)
+
+    def refused(self, version: str) -> None:  # noqa: ARG002  the reason is in /readyz and the log
+        """A release was refused."""
+        self.swap_refused.inc()
+
+    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A gauge read at a scrape, at most once a second; absent while what it asks is away."""
+        self.registry.register(_Sampled(name, text, read))
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus's text format. Blocks while gauges are read."""
+        return generate_latest(self.registry)
+
+
+def lag(log: Log) -> float:
+    """Records of the events topic that the timelines consumers have not committed."""
+    done = log.committed(EVENTS, TIMELINES_GROUP)
+    starts = log.start_offsets(EVENTS)
+    return sum(end - max(done.get(number, 0), starts.get(number, 0)) for number, end in log.end_offsets(EVENTS).items())
+
+
+class _Sampled(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self._name, self._text, self._read = name, text, read
+        self._value: float | None = None
+        self._read_at = float("-inf")
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily(self._name, self._text)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        if time.monotonic() >= self._read_at + SAMPLED_EVERY_S:
+            try:
+                self._value = self._read()
+            except (StoreUnavailable, LogUnavailable, UnknownTopic):
+                self._value = None
+            self._read_at = time.monotonic()
+        if self._value is not None:
+            yield GaugeMetricFamily(self._name, self._text, self._value)

@@ -1,0 +1,37 @@
+"""What a server process is made of, given to it by whoever wires it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from store.releases import Releases
+from store.user_state import UserStates
+from stream.events import Border
+from stream.log import Log
+
+
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """states: on a client whose calls give up after a quarter of a second, since requests wait for them."""
+
+    log: Log
+    states: UserStates
+    releases: Releases
+    border: Border
+    now_ms: Callable[[], int] = wall_clock_ms
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a process begins to refuse instead of letting everybody wait."""
+
+    batch: int = 256  # questions answered together
+    waiting_questions: int = 2048
+    waiting_events: int = 20_000
+    retry_release_every_s: float = 2.0

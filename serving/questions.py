@@ -1,0 +1,122 @@
+"""What can be asked of the recommender, and how a question is read from a query string or a JSON body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
+
+import numpy as np
+
+from led.encoder import NEVER_MS
+from serving.refusals import Refused
+from serving.schemas import DEFAULT_K, MAX_EXCLUDED, MAX_K, TimelineBody, checked
+from store.user_state import NO_RELEASE, TIMELINE, Applied, UserRecord
+from stream.events import MAX_ID_BYTES, Border, InvalidEvent, check_user_id, item_key, kind_code
+
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Question(NamedTuple):
+    """One request. record: whose timeline to use; None: the stored one of `user`.
+
+    exclude: item ids that must not be in the answer. seen: items of the timeline may be in it.
+    """
+
+    user: str | None
+    record: UserRecord | None = None
+    k: int = DEFAULT_K
+    exclude: Sequence[str] = ()
+    seen: bool = False
+
+
+def from_query(query: bytes) -> Question:
+    """The question in `user=&k=&exclude=&seen=`. Raises Refused naming the first bad parameter."""
+    values = read_query(query, ("user", "k", "exclude", "seen"))
+    if not values["user"]:
+        raise Refused("user", None, "is required")
+    (user,) = values["user"]
+    try:
+        check_user_id(user)
+    except InvalidEvent as error:
+        raise Refused("user", user, error.reason) from None
+    exclude = [item for value in values["exclude"] for item in value.split(",") if item] if values["exclude"] else []
+    return Question(user, None, read_k(values), check_excluded(exclude), _flag(values))
+
+
+def read_query(query: bytes, known: Sequence[str]) -> dict[str, list[str]]:
+    """Values of each known parameter, in order; all but `exclude` may be given once. Raises Refused."""
+    values: dict[str, list[str]] = {name: [] for name in known}
+    for part in query.split(b"&") if query else ():
+        raw_name, _, raw_value = part.partition(b"=")
+        name, value = _decoded("query", raw_name), _decoded(raw_name.decode("ascii", "replace"), raw_value)
+        if name not in values:
+            raise Refused(name, value, f"unknown parameter, known are {', '.join(known)}")
+        if values[name] and name != "exclude":
+            raise Refused(name, value, "given more than once")
+        values[name].append(value)
+    return values
+
+
+def read_k(values: Mapping[str, Sequence[str]]) -> int:
+    """k of a query. Raises Refused."""
+    (text,) = values["k"] or [str(DEFAULT_K)]
+    if not (text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= MAX_K):
+        raise Refused("k", text, f"must be a whole number from 1 to {MAX_K}")
+    return int(text)
+
+
+def check_excluded(exclude: Sequence[str]) -> Sequence[str]:
+    """The ids themselves. Raises Refused for too many, or one that no item can have."""
+    if len(exclude) > MAX_EXCLUDED:
+        raise Refused("exclude", len(exclude), f"at most {MAX_EXCLUDED} items")
+    for item in exclude:
+        if len(item) > MAX_ID_BYTES:
+            raise Refused("exclude", item, f"an item id has at most {MAX_ID_BYTES} bytes")
+        _key("exclude", item)
+    return exclude
+
+
+def from_timeline(body: Any, border: Border, now_ms: int) -> Question:
+    """The question in a decoded `TimelineBody`; an event without time_ms happened now. Raises Refused."""
+    asked = checked(TimelineBody, body)
+    entries = []
+    for place, event in enumerate(asked.timeline):
+        if event.kind not in border.kinds:
+            raise Refused(f"timeline.{place}.kind", event.kind, f"known kinds are {', '.join(sorted(border.kinds))}")
+        time_ms = now_ms if event.time_ms is None else event.time_ms
+        if time_ms > now_ms + border.max_ahead_s * 1000:
+            raise Refused(f"timeline.{place}.time_ms", time_ms, f"over {border.max_ahead_s:g} s in the future")
+        entries.append((_key(f"timeline.{place}.item_id", event.item_id), time_ms, 0, kind_code(event.kind)))
+    return Question(None, record_of(entries), asked.k, check_excluded(asked.exclude))
+
+
+def record_of(entries: Sequence[tuple[int, int, int, int]]) -> UserRecord:
+    """A record that was never stored, of (item key, time in ms, event key, kind code) each; any release encodes it."""
+    timeline = np.array(entries, TIMELINE)
+    return UserRecord(
+        Applied(0, 0, 0), timeline, len(timeline), NO_RELEASE, np.empty(0, np.float32), 0.0, NEVER_MS
+    )  # fmt: skip
+
+
+def _key(field: str, item: str) -> int:
+    try:
+        return item_key(item)
+    except UnicodeEncodeError:
+        raise Refused(field, ascii(item), "not valid Unicode") from None
+
+
+def _flag(values: Mapping[str, Sequence[str]]) -> bool:
+    (text,) = values["seen"] or ["false"]
+    if text not in FLAGS:
+        raise Refused("seen", text, "must be true or false")
+    return FLAGS[text]
+
+
+def _decoded(field: str, raw: bytes) -> str:
+    try:
+        if b"%" in raw or b"+" in raw:
+            return unquote_plus(raw.decode("ascii"), errors="strict")
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise Refused(field, ascii(raw), "not valid UTF-8") from None

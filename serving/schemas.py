@@ -1,0 +1,168 @@
+"""Shapes of bodies and answers, for checking what is not asked often and for the OpenAPI page."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+
+from serving.refusals import Refused
+from stream.events import EVENTS_PER_POST, EventBody, Id
+
+DEFAULT_K, MAX_K, MAX_EXCLUDED, MAX_TIMELINE = 20, 200, 200, 1000
+K = Annotated[int, Field(ge=1, le=MAX_K, description="how many items")]
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class TimelineEvent(BaseModel):
+    """One event of a timeline in a request. Without time_ms it happened now."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    item_id: Id
+    kind: str
+    time_ms: Annotated[int, Field(ge=0, lt=1 << 62)] | None = None
+
+
+class TimelineBody(BaseModel):
+    """A user who is not stored: events, oldest first."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    timeline: Annotated[list[TimelineEvent], Field(max_length=MAX_TIMELINE)]
+    k: K = DEFAULT_K
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = []
+
+
+class EventsBody(BaseModel):
+    """Several events in one post."""
+
+    events: Annotated[list[EventBody], Field(min_length=1, max_length=EVENTS_PER_POST)]
+
+
+class PostBody(RootModel[EventBody | EventsBody | Annotated[list[EventBody], Field(max_length=EVENTS_PER_POST)]]):
+    """One event, or up to 1,000."""
+
+
+class ScoredItem(BaseModel):
+    item_id: str
+    score: float
+
+
+class RecommendationsAnswer(BaseModel):
+    """Items best first. Personal scores are <u, v> + b of the release, popular ones weighted events of the item."""
+
+    user: str | None
+    items: list[ScoredItem]
+    release: str | None = Field(description="the one release all of this was computed from")
+    as_of: int | None = Field(description="time of the user's last applied event, Unix milliseconds")
+    source: Literal["personal", "popular"]
+    degraded: bool = Field(description="the store did not answer: a known user may have got the popular items")
+
+
+class SimilarAnswer(BaseModel):
+    item_id: str
+    items: list[ScoredItem]
+    release: str | None
+
+
+class Verdict(BaseModel):
+    """failed: the log did not acknowledge it; send it again under the same event_id."""
+
+    status: Literal["accepted", "rejected", "failed"]
+    field: str | None = None
+    value: str | None = None
+    reason: str | None = None
+
+
+class VerdictsAnswer(BaseModel):
+    accepted: int
+    rejected: int
+    failed: int
+    verdicts: list[Verdict] = Field(description="one for each event, in order")
+
+
+class TimelineItem(BaseModel):
+    item_key: str = Field(description="64-bit key of the item id, hexadecimal")
+    item_id: str | None = Field(description="null where the current release does not know the item")
+    kind: str | None
+    time_ms: int
+
+
+class UserAnswer(BaseModel):
+    user: str
+    events: int = Field(description="events that took effect since the record began")
+    timeline: list[TimelineItem] = Field(description="oldest first")
+    release: str | None = Field(description="the release item ids were looked up in")
+    as_of: int | None
+
+
+class ErasureAnswer(BaseModel):
+    user: str
+    status: Literal["accepted"] = "accepted"
+
+
+class ReleaseEntry(BaseModel):
+    """One release in the folder; with `problem` and without figures if its description cannot be read."""
+
+    version: str
+    current: bool
+    announced: bool
+    created_ms: int | None = None
+    dim: int | None = None
+    items: int | None = None
+    index: dict[str, Any] | None = None
+    about: dict[str, Any] | None = None
+    problem: str | None = None
+
+
+class ReleasesAnswer(BaseModel):
+    current: str | None
+    announced: str | None
+    releases: list[ReleaseEntry] = Field(description="oldest first")
+
+
+class ActivationAnswer(BaseModel):
+    version: str
+    status: Literal["announced"] = "announced"
+
+
+class RefusedEntry(BaseModel):
+    version: str
+    reason: str
+
+
+class ReadyAnswer(BaseModel):
+    """ready: the store and the log answer. Without a release the popular items are served, which is ready too."""
+
+    ready: bool
+    store: str
+    log: str
+    release: str | None
+    announced: str | None
+    refused: RefusedEntry | None
+
+
+class ErrorDetail(BaseModel):
+    field: str
+    value: str | None
+    reason: str
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorDetail
+
+
+def checked(model: type[Body], raw: object) -> Body:
+    """The decoded JSON value as the model. Raises Refused naming the first offending field."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise refusal_of(first) from None
+
+
+def refusal_of(error: Any) -> Refused:
+    """One of pydantic's errors as ours."""
+    where = ".".join(str(part) for part in error["loc"] if part not in ("query", "path")) or "body"
+    return Refused(where, error["input"], error["msg"])

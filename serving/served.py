@@ -1,0 +1,44 @@
+"""A release as requests need it: plain arrays, and item ids decoded once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from led.encoder import F32, I64
+from store.releases import Release
+from stream.events import item_key
+
+KEPT_IDS = 1 << 18
+
+
+class Served:
+    """One release, warmed, shared by threads. item_id: the id of a row, remembered."""
+
+    def __init__(self, release: Release) -> None:
+        self.release = release
+        self.version = release.version
+        self.item_id = lru_cache(maxsize=KEPT_IDS)(release.item_id)
+        # Mapped arrays without the mapped type, whose every slice costs a microsecond.
+        self.output_embeddings: F32 = np.asarray(release.output_embeddings)
+        self.biases: F32 = np.asarray(release.biases)
+        self.popularity: F32 = np.asarray(release.popularity)
+        self.most_popular: I64 = release.most_popular
+        release.warm_up()
+        for row in self.most_popular.tolist():
+            self.item_id(row)
+
+    def scores(self, vectors: F32, rows: I64) -> F32:
+        """Exact scores of item rows (users, m) for user vectors (users, dim): <u, v_i> + b_i. Shape of rows."""
+        products = np.einsum("ud,umd->um", vectors, self.output_embeddings[rows])
+        return np.asarray(products + self.biases[rows], np.float32)
+
+    def knows(self, item_id: str) -> bool:
+        """Whether the item is part of this release."""
+        return bool(self.release.rows(np.array([item_key(item_id)], np.uint64))[0] >= 0)
+
+    def heaviest_kind(self) -> int:
+        """Code of the kind of event that counts most under this release."""
+        weights = self.release.encoder.kind_weights
+        return max(weights, key=lambda code: weights[code])
