@@ -47,13 +47,18 @@ def open_log(settings: Settings) -> Log:
     return log
 
 
-def open_store(settings: Settings, *, timeout_s: float = 2.0) -> Client:
-    """A client of the store that answered once. Raises StoreUnavailable; SettingsError for a bad address."""
+def connect_store(settings: Settings, *, timeout_s: float = 2.0) -> Client:
+    """A client of the store, connected at first use. Raises SettingsError for a bad address."""
     _check_embedded_runs(settings)
     try:
-        client = connect(store_address(settings), timeout_s=timeout_s)
+        return connect(store_address(settings), timeout_s=timeout_s)
     except ValueError as error:
         raise SettingsError(f"LEDSTREAM_STORE = {settings.store!r}: {error}") from None
+
+
+def open_store(settings: Settings) -> Client:
+    """A client of the store that answered once. Raises StoreUnavailable; SettingsError for a bad address."""
+    client = connect_store(settings)
     ping(client)
     return client
 
