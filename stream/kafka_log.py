@@ -21,19 +21,29 @@ from kafka.structs import OffsetAndMetadata
 
 from stream.log import Batch, Entry, LogUnavailable, Position, Record, UnknownTopic, partition_of
 
-# A fail-over took brokers 9.75 s (their session timeout is 9 s): appending outlives one, and gives up soon after.
-DELIVERY_TIMEOUT_MS = 15_000
 REQUEST_TIMEOUT_MS = 10_000
 CONNECT_TIMEOUT_MS = 2_000
-COMMIT_TIMEOUT_MS = 5_000
+COMMIT_TIMEOUT_MS = 3_000
+READ_TIMEOUT_MS = 5_000
 BATCH_BYTES = 128 * 1024
 
 
 class KafkaLog:
-    """See `stream.log.Log`. Connects at first use."""
+    """See `stream.log.Log`. Connects at first use.
 
-    def __init__(self, bootstrap_servers: Sequence[str], namespace: str, *, replication: int = 1) -> None:
+    delivery_timeout_s: when `append` gives up. The default outlives a fail-over (9.75 s with brokers' own settings).
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: Sequence[str],
+        namespace: str,
+        *,
+        replication: int = 1,
+        delivery_timeout_s: float = 15.0,
+    ) -> None:
         self._namespace, self._replication = namespace, replication
+        self._delivery_timeout_ms = int(delivery_timeout_s * 1000)
         self._connection = {
             "bootstrap_servers": list(bootstrap_servers),
             "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
@@ -44,14 +54,12 @@ class KafkaLog:
         self._producer: Any = None
         self._admin: Any = None
         self._consumer: Any = None
-        self._connecting = threading.Lock()
-        self._reading = threading.Lock()
+        self._sending, self._asking, self._reading = threading.Lock(), threading.Lock(), threading.Lock()
 
     def create_topic(self, topic: str, partitions: int) -> None:
         name = self._name(topic)
         wanted = {name: {"num_partitions": partitions, "replication_factor": self._replication}}
-        with _unavailable(topic):
-            admin = self._administration()
+        with _unavailable(topic), self._administration() as admin:
             with suppress(kafka_errors.TopicAlreadyExistsError):
                 admin.create_topics(wanted)
             admin.wait_for_topics([name], timeout_ms=REQUEST_TIMEOUT_MS)
@@ -79,8 +87,8 @@ class KafkaLog:
                     )
         except LogUnavailable as error:
             # Nobody tries the rest: each would wait as long as this one did.
-            return [*map(_acknowledged, sent), *[error] * (len(entries) - len(sent))]
-        return [_acknowledged(future) for future in sent]
+            return [*map(self._acknowledged, sent), *[error] * (len(entries) - len(sent))]
+        return [self._acknowledged(future) for future in sent]
 
     def read(self, topic: str, partition: int, offset: int, max_records: int) -> list[Record]:
         oldest, end = self.start_offsets(topic)[partition], self.end_offsets(topic)[partition]
@@ -88,19 +96,14 @@ class KafkaLog:
         if offset >= end:
             return []
         where = TopicPartition(self._name(topic), partition)
-        deadline = time.monotonic() + REQUEST_TIMEOUT_MS / 1000
-        found: list[Record] = []
         with self._reading, _unavailable(topic):
-            consumer = self._consuming()
-            consumer.assign([where])
-            consumer.seek(where, offset)
-            wanted = min(max_records, end - offset)
-            while len(found) < wanted:
-                polled = consumer.poll(timeout_ms=500, max_records=wanted - len(found))
-                found += _records(polled.get(where, ()))
-                if not polled and time.monotonic() > deadline:
-                    raise LogUnavailable(f"no answer reading {where.topic}, partition {partition} at {offset}")
-        return found
+            try:
+                return self._fetched(where, offset, min(max_records, end - offset))
+            except LogUnavailable:
+                # Seen once, on a busy machine, with the broker there all the time: the next read gets a new client.
+                self._consumer.close()
+                self._consumer = None
+                raise
 
     def start_offsets(self, topic: str) -> dict[int, int]:
         return self._offsets(topic, OffsetSpec.EARLIEST)
@@ -111,53 +114,80 @@ class KafkaLog:
     def committed(self, topic: str, group: str) -> dict[int, int]:
         where = [TopicPartition(self._name(topic), number) for number in range(self.partitions(topic))]
         group = self._name(group)
-        with _unavailable(topic):
-            found = _with_coordinator(lambda: self._administration().list_group_offsets({group: where}))[group]
+        with _unavailable(topic), self._administration() as admin:
+            found = _with_coordinator(lambda: admin.list_group_offsets({group: where}))[group]
         return {place.partition: known.offset for place, known in sorted(found.items()) if known.offset >= 0}
 
     def reader(self, topic: str, group: str) -> KafkaReader:
         self.partitions(topic)
         with _unavailable(topic):
-            return KafkaReader(self._group_consumer(topic, group), self._name(topic))
+            return KafkaReader(self, topic, self._group_consumer(topic, group))
 
     def ping(self) -> None:
-        with _unavailable("ping"):
-            self._administration().describe_topics([])
+        with _unavailable("ping"), self._administration() as admin:
+            admin.describe_topics([])
 
     def close(self) -> None:
-        with self._connecting:
+        with self._sending, self._asking, self._reading:
             for client in (self._producer, self._admin, self._consumer):
                 if client is not None:
                     client.close()
             self._producer = self._admin = self._consumer = None
 
+    def _acknowledged(self, future: Any) -> Position | LogUnavailable:
+        try:
+            # The producer ends every wait by itself; should it not, a request's time more is enough.
+            stored = future.get(timeout=(self._delivery_timeout_ms + REQUEST_TIMEOUT_MS) / 1000)
+        except kafka_errors.KafkaError as error:
+            return LogUnavailable(f"{type(error).__name__}: {error}")
+        return Position(stored.partition, stored.offset)
+
     def _name(self, part: str) -> str:
         return f"{self._namespace}.{part}"
 
     def _described(self, topic: str) -> dict[str, Any]:
-        with _unavailable(topic):
-            found: dict[str, Any] = self._administration().describe_topics([self._name(topic)])[0]
+        with _unavailable(topic), self._administration() as admin:
+            found: dict[str, Any] = admin.describe_topics([self._name(topic)])[0]
             if found["error_code"]:
                 raise kafka_errors.for_code(found["error_code"])(found["name"])
         return found
 
+    def _fetched(self, where: TopicPartition, offset: int, wanted: int) -> list[Record]:
+        """Just these records, which are stored. Going on where the last call ended, they are there already."""
+        if self._consumer is None:
+            self._consumer = self._new_consumer(group_id=None, enable_incremental_fetch_sessions=False)
+        consumer = self._consumer
+        if consumer.assignment() != {where}:
+            consumer.assign([where])
+        consumer.seek(where, offset)
+        found: list[Record] = []
+        deadline = time.monotonic() + READ_TIMEOUT_MS / 1000
+        while len(found) < wanted:
+            polled = consumer.poll(timeout_ms=500, max_records=wanted - len(found))
+            found += _records(polled.get(where, ()))
+            if not polled and time.monotonic() > deadline:
+                raise LogUnavailable(f"no answer reading {where.topic}, partition {where.partition}, at {offset}")
+        return found
+
     def _offsets(self, topic: str, which: OffsetSpec) -> dict[int, int]:
         where = {TopicPartition(self._name(topic), number): which for number in range(self.partitions(topic))}
-        with _unavailable(topic):
-            found = self._administration().list_partition_offsets(where, timeout_ms=REQUEST_TIMEOUT_MS)
+        with _unavailable(topic), self._administration() as admin:
+            found = admin.list_partition_offsets(where, timeout_ms=REQUEST_TIMEOUT_MS)
         return {place.partition: known.offset for place, known in sorted(found.items())}
 
-    def _administration(self) -> Any:
-        with self._connecting:
+    @contextmanager
+    def _administration(self) -> Iterator[Any]:
+        """The admin client, to one thread at a time: with five questions under way it refuses the sixth."""
+        with self._asking:
             if self._admin is None:
-                self._admin = KafkaAdminClient(**self._connection)
-            return self._admin
+                self._admin = KafkaAdminClient(**self._connection | {"request_timeout_ms": CONNECT_TIMEOUT_MS})
+            yield self._admin
 
     def _producing(self) -> Any:
-        with self._connecting:
+        with self._sending:
             if self._producer is None:
                 self._producer = KafkaProducer(
-                    **self._connection,
+                    **self._connection | {"request_timeout_ms": min(REQUEST_TIMEOUT_MS, self._delivery_timeout_ms)},
                     acks="all",
                     enable_idempotence=True,
                     compression_type="lz4",
@@ -165,17 +195,11 @@ class KafkaLog:
                     linger_ms=0,
                     batch_size=BATCH_BYTES,
                     max_block_ms=CONNECT_TIMEOUT_MS,
-                    delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
+                    delivery_timeout_ms=self._delivery_timeout_ms,
                     allow_auto_create_topics=False,
                     metrics_enabled=False,
                 )
             return self._producer
-
-    def _consuming(self) -> Any:
-        with self._connecting:
-            if self._consumer is None:
-                self._consumer = self._new_consumer(group_id=None)
-            return self._consumer
 
     def _group_consumer(self, topic: str, group: str) -> Any:
         consumer = self._new_consumer(
@@ -204,14 +228,15 @@ class KafkaLog:
 class KafkaReader:
     """See `stream.log.Reader`. After a rebalance, partitions that stayed are read again from the committed offset."""
 
-    def __init__(self, consumer: Any, name: str) -> None:
-        self._consumer, self._name = consumer, name
+    def __init__(self, log: KafkaLog, topic: str, consumer: Any) -> None:
+        self._log, self._topic, self._consumer = log, topic, consumer
+        self._name = log._name(topic)
         self._closed = False
 
     def poll(self, *, max_records: int, timeout_s: float) -> list[Batch]:
         if self._closed:
             return []
-        with _unavailable(self._name):
+        with _unavailable(self._topic):
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
         return [Batch(where.partition, _records(records)) for where, records in polled.items()]
 
@@ -224,7 +249,7 @@ class KafkaReader:
         }
         if not offsets:
             return
-        with _unavailable(self._name):
+        with _unavailable(self._topic):
             self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
 
     def seek(self, partition: int, offset: int) -> None:
@@ -237,21 +262,20 @@ class KafkaReader:
 
     def positions(self) -> dict[int, int]:
         known = {}
-        with _unavailable(self._name):
+        with _unavailable(self._topic):
             for where in self._places():
                 known[where.partition] = self._consumer.position(where, timeout_ms=REQUEST_TIMEOUT_MS)
         return {number: offset for number, offset in known.items() if offset is not None}
 
     def lag(self) -> dict[int, int]:
-        positions = self.positions()
-        with _unavailable(self._name):
-            ends = self._consumer.end_offsets(self._places(), timeout_ms=REQUEST_TIMEOUT_MS)
-        return {where.partition: max(0, end - positions.get(where.partition, end)) for where, end in ends.items()}
+        # Not by the reader's own connection: there the question would wait behind a fetch that waits for records.
+        ends = self._log.end_offsets(self._topic)
+        return {number: max(0, ends[number] - offset) for number, offset in self.positions().items()}
 
     def keep_alive(self) -> None:
         if self._closed:
             return
-        with _unavailable(self._name):
+        with _unavailable(self._topic):
             self._consumer.pause(*self._places())
             polled = self._consumer.poll(timeout_ms=0, max_records=1)
             # Partitions that came to this reader in this very call were not paused.
@@ -264,7 +288,7 @@ class KafkaReader:
             return
         self._closed = True
         try:
-            with _unavailable(self._name):
+            with _unavailable(self._topic):
                 self._consumer.close(autocommit=False, timeout_ms=CONNECT_TIMEOUT_MS)
         except LogUnavailable as error:
             logging.getLogger(__name__).warning("a reader's partitions stay taken until its session ends: %s", error)
@@ -311,14 +335,6 @@ def _with_coordinator(ask: Callable[[], Any]) -> Any:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
-
-
-def _acknowledged(future: Any) -> Position | LogUnavailable:
-    try:
-        stored = future.get(timeout=(DELIVERY_TIMEOUT_MS + REQUEST_TIMEOUT_MS) / 1000)
-    except kafka_errors.KafkaError as error:
-        return LogUnavailable(f"{type(error).__name__}: {error}")
-    return Position(stored.partition, stored.offset)
 
 
 def _records(polled: Sequence[Any]) -> list[Record]:

@@ -24,7 +24,6 @@ from typing import Any
 from store.connection import Client, StoreUnavailable, ping, unavailable_is_ours
 from stream.log import Batch, Entry, LogUnavailable, Position, Record, UnknownTopic, partition_of
 
-MEMBERSHIP_MS = 10_000
 RENEW_EVERY_S = 0.25
 BLOCK_AT_MOST_S = 0.5
 
@@ -91,10 +90,14 @@ class RedisLog:
     """See `stream.log.Log`. Needs Redis 7 or Valkey; the client must answer bytes.
 
     retain_records: how many of a partition's newest records are kept even when every group has committed them.
+    membership_s: how long after its last call a reader that died in silence keeps its partitions.
     """
 
-    def __init__(self, client: Client, namespace: str, *, retain_records: int = 100_000) -> None:
-        self._client, self._namespace, self._retain_records = client, namespace, retain_records
+    def __init__(
+        self, client: Client, namespace: str, *, retain_records: int = 100_000, membership_s: float = 10.0
+    ) -> None:
+        self._client, self._namespace = client, namespace
+        self._retain_records, self._membership_ms = retain_records, int(membership_s * 1000)
         self._partitions: dict[str, int] = {}
 
     def create_topic(self, topic: str, partitions: int) -> None:
@@ -130,6 +133,7 @@ class RedisLog:
         ]
 
     def read(self, topic: str, partition: int, offset: int, max_records: int) -> list[Record]:
+        self.partitions(topic)
         with _unavailable():
             found: Any = self._client.xrange(self._key(topic, partition), f"0-{offset + 1}", count=max_records)
         return _records(found)
@@ -184,10 +188,7 @@ class RedisLog:
 
 
 class RedisReader:
-    """See `stream.log.Reader`. Members get equal shares, give or take one partition.
-
-    A reader that dies in silence keeps its partitions until its membership runs out, ten seconds after its last call.
-    """
+    """See `stream.log.Reader`. Members get equal shares, give or take one partition."""
 
     def __init__(self, log: RedisLog, topic: str, group: str) -> None:
         self._log, self._client, self._topic, self._group = log, log._client, topic, group
@@ -254,7 +255,7 @@ class RedisReader:
 
     def _share(self, *, take: bool) -> None:
         """Stay a member; with take, also hand over what is too much and take up what is free."""
-        args: list[Any] = [self._name, MEMBERSHIP_MS, self._log.partitions(self._topic), int(take)]
+        args: list[Any] = [self._name, self._log._membership_ms, self._log.partitions(self._topic), int(take)]
         with self._starting_over():
             leases: Any = self._share_script(keys=[self._members, self._leases], args=args)
             missing = {number for number, is_new in leases if is_new or number not in self._positions}
@@ -270,13 +271,14 @@ class RedisReader:
         if not self._positions:
             time.sleep(min(wait_s, RENEW_EVERY_S))
             return []
-        streams = self._turn(max_records)
+        streams = self._streams()
         after: Any = {stream: f"0-{self._positions[number]}" for stream, number in streams.items()}
         block_ms = int(wait_s * 1000) or None  # 0 would mean for ever
         with self._starting_over():
-            found: Any = self._client.xread(after, count=max_records // len(streams), block=block_ms)
+            found: Any = self._client.xread(after, count=max(1, max_records // len(streams)), block=block_ms)
         batches = []
-        for stream, entries in found or ():
+        # With fewer records wanted than there are partitions, what is too much is left for the next call.
+        for stream, entries in (found or ())[:max_records]:
             batch = Batch(streams[stream.decode()], _records(entries))
             self._warn_of_gap(batch)
             self._positions[batch.partition] = batch.next_offset
@@ -293,12 +295,11 @@ class RedisReader:
             self._positions, self._renewed_at = {}, float("-inf")
             raise
 
-    def _turn(self, max_records: int) -> dict[str, int]:
-        """Partitions to read now, by stream; others lead the next time, so that none starves behind max_records."""
+    def _streams(self) -> dict[str, int]:
+        """Assigned partitions by stream; another leads each time, so that none starves where few records are wanted."""
         numbers = sorted(self._positions)
         self._first = (self._first + 1) % len(numbers)
-        numbers = (numbers[self._first :] + numbers[: self._first])[:max_records]
-        return {self._log._key(self._topic, number): number for number in numbers}
+        return {self._log._key(self._topic, n): n for n in numbers[self._first :] + numbers[: self._first]}
 
     def _warn_of_gap(self, batch: Batch) -> None:
         wanted, found = self._positions[batch.partition], batch.records[0].offset
