@@ -15,16 +15,19 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Moment:
-    """One look at the running system. Rates and quantiles are of the time since the look before."""
+    """One look at the running system. Rates and quantiles are of the time since the look before.
+
+    lag_records, users_alive: None while the server cannot tell.
+    """
 
     at_s: float
     events_per_s: float
     answers_per_s: float
     p50_ms: float
     p99_ms: float
-    lag_records: float
+    lag_records: float | None
     users_known: int
-    users_alive: int
+    users_alive: float | None
     release: str | None
     doing: str
     recall_personal: float
@@ -32,8 +35,8 @@ class Moment:
     answer_errors: int
 
     @property
-    def users_expired(self) -> int:
-        return max(0, self.users_known - self.users_alive)
+    def users_expired(self) -> float | None:
+        return None if self.users_alive is None else max(0.0, self.users_known - self.users_alive)
 
 
 class View(Protocol):
@@ -81,13 +84,18 @@ class _Lines:
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
+def counted(value: float | None) -> str:
+    """A whole number, or a question mark for one nobody knows."""
+    return "?" if value is None else f"{value:,.0f}"
+
+
 def _panel(moment: Moment) -> Panel:
     table = Table.grid(padding=(0, 3))
-    table.add_row("events", f"{moment.events_per_s:,.0f}/s", f"lag {moment.lag_records:,.0f} records")
+    table.add_row("events", f"{moment.events_per_s:,.0f}/s", f"lag {counted(moment.lag_records)} records")
     quantiles = f"p50 {moment.p50_ms:.1f} ms   p99 {moment.p99_ms:.1f} ms"
     errors = f"[red]{moment.answer_errors} errors[/red]" if moment.answer_errors else "no errors"
     table.add_row("requests", f"{moment.answers_per_s:,.0f}/s", f"{quantiles}   {errors}")
-    table.add_row("users", f"{moment.users_alive:,} alive", f"{moment.users_expired:,} expired")
+    table.add_row("users", f"{counted(moment.users_alive)} alive", f"{counted(moment.users_expired)} expired")
     table.add_row("release", moment.release or "none yet", moment.doing)
     table.add_row(
         "recall@20",
@@ -99,9 +107,10 @@ def _panel(moment: Moment) -> Panel:
 
 def _line(moment: Moment) -> str:
     return (
-        f"{moment.at_s:4.0f} s  events {moment.events_per_s:.0f}/s, lag {moment.lag_records:.0f};  "
+        f"{moment.at_s:4.0f} s  events {moment.events_per_s:.0f}/s, lag {counted(moment.lag_records)};  "
         f"requests {moment.answers_per_s:.0f}/s, p50 {moment.p50_ms:.1f} ms, p99 {moment.p99_ms:.1f} ms, "
-        f"{moment.answer_errors} errors;  users {moment.users_alive} alive, {moment.users_expired} expired;  "
+        f"{moment.answer_errors} errors;  "
+        f"users {counted(moment.users_alive)} alive, {counted(moment.users_expired)} expired;  "
         f"release {moment.release or 'none'} ({moment.doing});  "
         f"recall@20 {moment.recall_personal:.3f} personal, {moment.recall_popular:.3f} popular"
     )

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 
@@ -84,18 +85,22 @@ class OwnSystem:
 
     async def _wait_until_ready(self) -> None:
         assert self._process is not None
-        timeout = aiohttp.ClientTimeout(total=2.0)
-        async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.timeout(READY_WITHIN_S):
-            while True:
+        deadline = time.monotonic() + READY_WITHIN_S
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0)) as session:
+            while not await self._is_ready(session):
                 if self._process.returncode is not None:
                     raise await self.ended()
-                try:
-                    async with session.get(f"{self.address}/readyz") as response:
-                        if response.status == 200:
-                            return
-                except (aiohttp.ClientError, TimeoutError):
-                    pass  # not listening yet
+                if time.monotonic() > deadline:
+                    tail = _tail(self.log)
+                    raise SystemFailed(f"`ledstream up` is not ready after {READY_WITHIN_S:g} s; its output:\n{tail}")
                 await asyncio.sleep(0.05)
+
+    async def _is_ready(self, session: aiohttp.ClientSession) -> bool:
+        try:
+            async with session.get(f"{self.address}/readyz") as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False  # not listening yet
 
 
 def free_port(host: str, preferred: int) -> int:
