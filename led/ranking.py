@@ -32,11 +32,11 @@ def top_k(scores: F32, k: int) -> I64:
     if k == 0 or users == 0:
         return np.empty((users, k), np.int64)
     # The k-th best value first, then whatever reaches it: several times faster than argpartition, and it sees all ties.
-    least = np.partition(scores, items - k, axis=1)[:, items - k]
-    rows, columns = np.divmod(np.flatnonzero(scores >= least[:, None]), items)
-    found = np.bincount(rows, minlength=users)
-    if (found < k).any():
+    highest = np.partition(scores, items - k, axis=1)[:, items - k :]
+    if np.isnan(highest).any():  # where they sort to
         raise ValueError("scores hold values that are no numbers")
+    rows, columns = np.divmod(np.flatnonzero(scores >= highest[:, :1]), items)
+    found = np.bincount(rows, minlength=users)
     best = np.lexsort((columns, -scores[rows, columns], rows))
     starts = np.cumsum(found) - found
     return np.asarray(columns[best[starts[:, None] + np.arange(k)]], dtype=np.int64)

@@ -21,7 +21,7 @@ from led.encoder import F32, F64
 from training.progress import Progress, silent
 from training.svd import Sparse, randomized_svd
 
-NEGLIGIBLE = 1e-5  # of the largest singular value; below it float32 holds only noise
+NEGLIGIBLE = 1e-3  # of the largest singular value: below it is noise, which a p under 0 would make loud
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Grid:
     """What is tried on the validation part. validation_users: of each task, at most."""
 
     a: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
-    p: tuple[float, ...] = (0.0, 0.5, 1.0)
+    p: tuple[float, ...] = (-0.5, 0.0, 0.5, 1.0)
     bias: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1)
     users_share: float = 0.1
     validation_users: int = 2000
