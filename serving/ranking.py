@@ -35,11 +35,11 @@ class Hidden(NamedTuple):
         return np.asarray(self.rows[self.owners == user])
 
 
-def best(served: Served, vectors: F32, ks: I64, hidden: Hidden) -> list[tuple[I64, F32]]:
+def best(served: Served, vectors: F32, ks: I64, hidden: Hidden, *, max_fetch: int = MAX_FETCH) -> list[tuple[I64, F32]]:
     """Rows and scores of the best k of each user, best first, for vectors (users, dim) and ks (users,).
 
     Where the index proposes too few, the most popular items not yet among them are scored too. Fewer than k come
-    back only where nothing else is left to show.
+    back only where nothing else is left to show. max_fetch: most items the index is asked for.
     """
     needs = ks + np.bincount(hidden.owners, minlength=len(ks))
     answers: list[tuple[I64, F32] | None] = [None] * len(ks)
@@ -47,7 +47,7 @@ def best(served: Served, vectors: F32, ks: I64, hidden: Hidden) -> list[tuple[I6
     for users in (np.flatnonzero(~wide), np.flatnonzero(wide)):
         if not len(users):
             continue
-        fetch = min(int(needs[users].max()), MAX_FETCH, served.release.items)
+        fetch = min(int(needs[users].max()), max_fetch, served.release.items)
         found = served.release.index.search(with_one(vectors[users]), fetch)
         rows, counts = _first_visible(found, users, ks[users], hidden, served.release.items)
         for place in np.flatnonzero(counts < ks[users]).tolist():
