@@ -75,8 +75,7 @@ def run(settings: Settings) -> None:
     stop = stop_on_signals(settings)
     with ExitStack() as stack:
         stack.enter_context(only_one(settings))
-        if parts.is_embedded(settings):
-            stack.enter_context(EmbeddedStore(settings.data_dir))
+        store = stack.enter_context(EmbeddedStore(settings.data_dir)) if parts.is_embedded(settings) else None
         parts.open_log(settings).close()  # creates the topics
         children = [
             Child("server", ["serve"]),
@@ -87,15 +86,20 @@ def run(settings: Settings) -> None:
             children.append(Child("training", ["train", "--every"]))
         for child in reversed(children):
             stack.callback(child.stop)
-        supervise(children, settings, stop)
+        supervise(store, children, settings, stop)
         logger.info("stopping")
 
 
-def supervise(children: Sequence[Child], settings: Settings, stop: threading.Event) -> None:
-    """Keep the children running until stop is set."""
+def supervise(
+    store: EmbeddedStore | None, children: Sequence[Child], settings: Settings, stop: threading.Event
+) -> None:
+    """Keep the embedded store, if there is one, and the children running until stop is set."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("LEDSTREAM_")}
     environ |= settings.model_copy(update={"supervisor_pid": os.getpid()}).as_environ()
     while not stop.is_set():
+        if store is not None and not store.is_alive():
+            logger.error("the embedded store ended, starting it again on its data")
+            store.start()
         for child in children:
             child.revive(environ)
         stop.wait(0.2)

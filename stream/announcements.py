@@ -36,7 +36,7 @@ def follow(log: Log, on_version: Callable[[str], None], stop: threading.Event) -
     """Call on_version with the current version, then with each one announced, until `stop`. Only the latest of a
     run of announcements is passed on. While the log is away, and where one cannot be read, the last one stands.
     """
-    seen = -1
+    seen, is_away = -1, False
     while not stop.is_set():
         try:
             end = log.end_offsets(RELEASES)[0]
@@ -45,8 +45,11 @@ def follow(log: Log, on_version: Callable[[str], None], stop: threading.Event) -
                 seen = end - 1
                 if version is not None:
                     on_version(version)
+            is_away = False
         except LogUnavailable as error:
-            logger.info("announcements wait: %s", error)
+            if not is_away:
+                logger.warning("announcements wait: %s", error)
+            is_away = True
         except DecodeError as error:
             seen = end - 1
             logger.error("announcement ignored: %s", error)  # noqa: TRY400

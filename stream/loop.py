@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -195,10 +196,8 @@ class Loop(Generic[T]):
         self.progress.waits += 1
         self._tick()
         stop.wait(wait_s)
-        try:
+        with suppress(LogUnavailable):  # the log is away too: there is no group to stay in
             reader.keep_alive()
-        except LogUnavailable as error:
-            logger.info("the log does not answer either: %s", error)
         return min(wait_s * 2, LONGEST_WAIT_S)
 
     def _tick(self) -> None:
