@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from led.encoder import NEVER_MS, Sums, fold
+from led.encoder import NEVER_MS, Sums, fold, worn
 from store.releases import Release
 from store.user_state import (
     NO_RELEASE,
@@ -25,8 +25,6 @@ from store.user_state import (
     flat_events,
 )
 from stream.events import ERASE, Event, event_key, item_key, kind_code
-
-LEFT_TO_TRUST = 0.05  # share of the weight that must remain for a subtraction in float32 to be good
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def change_timeline(
     applied, anew = (before.applied, False) if before else (0, True)
     fresh = empty_timeline()
     for start, stop in _between_erasures(events):
-        if start > 0 or events[0][1].kind == ERASE:
+        if start > 0:
             timeline, fresh, applied, anew = empty_timeline(), empty_timeline(), 0, True
             counts.erased += 1
         new = _as_timeline([event for _, event in events[start:stop]])
@@ -87,8 +85,8 @@ def new_records(changes: Mapping[str, Change], release: Release | None) -> dict[
     """The records after the changes, with vectors under the release; without one, timelines only.
 
     Vectors move incrementally where the stored one is of this release, and are encoded from the timeline otherwise,
-    once every max_events applied (which bounds the rounding that additions and subtractions gather), and where what
-    was evicted carried nearly all the weight.
+    once every max_events applied (which bounds the rounding that additions and subtractions gather), and where the
+    sums are `worn`.
     """
     bare = {
         user: UserRecord(c.position, c.timeline, c.applied, NO_RELEASE, np.empty(0, np.float32), 0.0, NEVER_MS)
@@ -107,8 +105,7 @@ def new_records(changes: Mapping[str, Change], release: Release | None) -> dict[
             flat_events([changes[user].entered for user in moved], release),
             flat_events([changes[user].left for user in moved], release),
         )
-        evicted = np.array([len(changes[user].left) > 0 for user in moved])
-        good = ~evicted | (after.weights > LEFT_TO_TRUST * before.weights)
+        good = ~worn(release.encoder, after)
         records = {user: _with_sums(bare[user], release, after, i) for i, user in enumerate(moved) if good[i]}
     others = [user for user in changes if user not in records]
     anew = encode_timelines([changes[user].timeline for user in others], release)
@@ -167,6 +164,7 @@ def _sums(records: Sequence[UserRecord | None], dim: int) -> Sums:
     for place, record in enumerate(records):
         if record is not None:
             sums.totals[place], sums.weights[place], sums.at_ms[place] = record.total, record.weight, record.at_ms
+            sums.masses[place] = record.mass
     return sums
 
 
@@ -177,4 +175,5 @@ def _with_sums(bare: UserRecord, release: Release, sums: Sums, place: int) -> Us
         total=sums.totals[place],
         weight=float(sums.weights[place]),
         at_ms=int(sums.at_ms[place]),
+        mass=float(sums.masses[place]),
     )

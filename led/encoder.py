@@ -24,6 +24,9 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 
+# Running sums gather rounding of about 1e-7 of their mass a step. A hundredth leaves it below 1e-4 of the vector
+# after a hundred steps, while fifty unrelated directions of equal length still leave a seventh of their mass.
+LEFT_TO_TRUST = 0.01
 NEVER_MS = np.iinfo(np.int64).min // 4  # reference time of a sum that holds nothing yet
 
 
@@ -45,8 +48,8 @@ class Encoder:
             if not (0 <= code <= 255 and (weight == 0 or 1e-6 <= weight <= 1e6)):
                 raise ValueError(f"kind_weights[{code}] = {weight}: codes are 0..255, weights 0 or 1e-6..1e6")
             table[code] = weight
-        if self.half_life_s is not None and not self.half_life_s > 0:
-            raise ValueError(f"half_life_s = {self.half_life_s}: must be above 0, or None")
+        if self.half_life_s is not None and not 0 < self.half_life_s < np.inf:
+            raise ValueError(f"half_life_s = {self.half_life_s}: must be a number above 0, or None")
         object.__setattr__(self, "_table", table)
 
     def kind_weight(self, kinds: U8) -> F64:
@@ -76,15 +79,20 @@ class Sums:
     totals: (users, dim) float32, weighted sums of item embeddings.
     weights: (users,) float64, sums of the weights of the events that had an embedding.
     at_ms: (users,) int64, reference times the sums are expressed at; NEVER_MS where nothing was summed yet.
+    masses: (users,) float64, sums of weight * row length of all that entered and, unlike the others, never left:
+    what the rounding in totals is in proportion to.
     """
 
     totals: F32
     weights: F64
     at_ms: I64
+    masses: F64
 
     @classmethod
     def zeros(cls, users: int, dim: int) -> Sums:
-        return cls(np.zeros((users, dim), np.float32), np.zeros(users), np.full(users, NEVER_MS, np.int64))
+        return cls(
+            np.zeros((users, dim), np.float32), np.zeros(users), np.full(users, NEVER_MS, np.int64), np.zeros(users)
+        )
 
     def vectors(self) -> F32:
         """User vectors (users, dim); the zero vector for a user none of whose events has an embedding."""
@@ -120,14 +128,17 @@ def fold(encoder: Encoder, embeddings: F32, sums: Sums, entered: Events, left: E
     was_empty = sums.at_ms == NEVER_MS
     factor = np.where(was_empty, 0.0, encoder.decay(np.where(was_empty, 0, at_ms - sums.at_ms)))
     totals = sums.totals * factor[:, None].astype(np.float32)
-    weights = sums.weights * factor
+    weights, masses = sums.weights * factor, sums.masses * factor
     for events, sign in ((entered, 1.0), (left, -1.0)):
         if not len(events.users):
             continue
         w = sign * encoder.weights(events.kinds, events.times_ms, at_ms[events.users])
-        _add_by_user(totals, events.users, embeddings[events.rows] * w[:, None].astype(np.float32))
+        contributions = embeddings[events.rows] * w[:, None].astype(np.float32)
+        _add_by_user(totals, events.users, contributions)
         np.add.at(weights, events.users, w)
-    return Sums(totals, np.maximum(weights, 0.0), at_ms)
+        if events is entered:
+            np.add.at(masses, events.users, np.linalg.norm(contributions, axis=1))
+    return Sums(totals, np.maximum(weights, 0.0), at_ms, masses)
 
 
 def encode(encoder: Encoder, embeddings: F32, users: int, events: Events) -> Sums:
@@ -137,13 +148,14 @@ def encode(encoder: Encoder, embeddings: F32, users: int, events: Events) -> Sum
 
 
 def worn(encoder: Encoder, sums: Sums) -> Bool:
-    """Users (users,) whose sums hold less than one event at the reference time would: what is left is mostly rounding.
+    """Users (users,) in whose sums rounding may show, because little is left of what went in.
 
-    Happens when the newest event in time was evicted before older ones, or when nothing that counts is left. Between
-    this and a fresh encoding the error stays below that of one sum over everything the timeline ever held at once.
+    Either less weight than one event at the reference time has: the newest event in time was evicted before older
+    ones, or nothing that counts is left. Or little of the mass: long rows or heavy kinds were there and went, all at
+    once or one after the other.
     """
-    least = encoder.least_weight()
-    return np.asarray((sums.at_ms != NEVER_MS) & (sums.weights < 0.5 * least))
+    light = (sums.at_ms != NEVER_MS) & (sums.weights < 0.5 * encoder.least_weight())
+    return np.asarray(light | (np.linalg.norm(sums.totals, axis=1) < LEFT_TO_TRUST * sums.masses))
 
 
 def _counting(encoder: Encoder, events: Events) -> Events:

@@ -3,7 +3,7 @@
 Layout, version 1, big-endian header:
 
     magic 'L1' | crc32 of all that follows | log identity u64 | partition u32 | offset i64      the fence
-    release u64 | applied u32 | dim u16 | events u16 | weight f64 | at_ms i64                   the running state
+    release u64 | applied u32 | dim u16 | events u16 | weight f64 | at_ms i64 | mass f64        the running state
     dim * float32 (little-endian)                                                               the weighted sum
     events * TIMELINE entries (little-endian), in order of application                          the timeline
 
@@ -28,7 +28,7 @@ from store.connection import Client, unavailable_is_ours
 from store.releases import Release
 
 MAGIC = b"L1"
-HEADER = struct.Struct(">2sIQIqQIHHdq")
+HEADER = struct.Struct(">2sIQIqQIHHdqd")
 CHECKED_FROM = 6  # the checksum covers everything after itself
 TIMELINE = np.dtype([("item", "<u8"), ("time_ms", "<i8"), ("event", "<u4"), ("kind", "u1")])
 Timeline = npt.NDArray[np.void]
@@ -77,7 +77,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class UserRecord:
-    """One user. total (dim,) float32, weight and at_ms are the running sums of `led.encoder.Sums` under `release`.
+    """One user. total (dim,) float32, weight, at_ms and mass are the sums of `led.encoder.Sums` under `release`.
 
     release: `store.releases.release_key`, or NO_RELEASE with dim 0 where no release was known yet.
     applied: events that took effect since the record began, evicted ones included.
@@ -91,6 +91,7 @@ class UserRecord:
     total: F32
     weight: float
     at_ms: int
+    mass: float = 0.0
 
     @property
     def as_of(self) -> int | None:
@@ -107,7 +108,7 @@ def encode_record(record: UserRecord) -> bytes:
     position, total = record.position, record.total.astype("<f4", copy=False)
     header = HEADER.pack(
         MAGIC, 0, position.log, position.partition, position.offset, record.release, record.applied,
-        len(total), len(record.timeline), record.weight, record.at_ms,
+        len(total), len(record.timeline), record.weight, record.at_ms, record.mass,
     )  # fmt: skip
     checked = header[CHECKED_FROM:] + total.tobytes() + record.timeline.tobytes()
     return MAGIC + zlib.crc32(checked).to_bytes(4, "big") + checked
@@ -117,7 +118,7 @@ def decode_record(data: bytes) -> UserRecord:
     """The record in bytes. Raises DamagedRecord."""
     if len(data) < HEADER.size:
         raise DamagedRecord(f"{len(data)} bytes, at least {HEADER.size} expected")
-    magic, crc, log, partition, offset, release, applied, dim, events, weight, at_ms = HEADER.unpack_from(data)
+    magic, crc, log, partition, offset, release, applied, dim, events, weight, at_ms, mass = HEADER.unpack_from(data)
     if magic != MAGIC:
         raise DamagedRecord(f"begins with {magic!r}, {MAGIC!r} expected")
     if len(data) != HEADER.size + 4 * dim + TIMELINE.itemsize * events:
@@ -126,7 +127,7 @@ def decode_record(data: bytes) -> UserRecord:
         raise DamagedRecord("the checksum does not match")
     total = np.frombuffer(data, "<f4", dim, HEADER.size)
     timeline = np.frombuffer(data, TIMELINE, events, HEADER.size + 4 * dim)
-    return UserRecord(Applied(log, partition, offset), timeline, applied, release, total, weight, at_ms)
+    return UserRecord(Applied(log, partition, offset), timeline, applied, release, total, weight, at_ms, mass)
 
 
 class UserStates:

@@ -80,7 +80,7 @@ def same(one: UserRecord, other: UserRecord) -> bool:
     return (
         (one.position, one.applied, one.release, one.at_ms)
         == (other.position, other.applied, other.release, other.at_ms)
-        and np.float64(one.weight).tobytes() == np.float64(other.weight).tobytes()
+        and np.array([one.weight, one.mass]).tobytes() == np.array([other.weight, other.mass]).tobytes()
         and one.total.tobytes() == other.total.tobytes()
         and one.timeline.tobytes() == other.timeline.tobytes()
     )

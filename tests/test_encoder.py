@@ -59,11 +59,8 @@ def follow(encoder: Encoder, batches: Sequence[Sequence[Seen]], cap: int) -> tup
         kept = [event for timeline in timelines for event in timeline]
         again = encode(encoder, EMBEDDINGS, USERS, events(kept))
         for user in np.flatnonzero(worn(encoder, sums)).tolist():
-            sums.totals[user], sums.weights[user], sums.at_ms[user] = (
-                again.totals[user],
-                again.weights[user],
-                again.at_ms[user],
-            )
+            sums.totals[user], sums.weights[user] = again.totals[user], again.weights[user]
+            sums.at_ms[user], sums.masses[user] = again.at_ms[user], again.masses[user]
         for user in range(USERS):
             np.testing.assert_allclose(again.vectors()[user], by_hand(encoder, kept, user), atol=1e-5)
             np.testing.assert_allclose(sums.vectors()[user], again.vectors()[user], atol=1e-4)

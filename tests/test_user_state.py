@@ -36,10 +36,11 @@ GOLDEN = UserRecord(
     np.array([1.5, -2.0], np.float32),
     2.5,
     NOW + 1,
+    3.25,
 )
 GOLDEN_BYTES = (
     "4c31" "{crc}" "fedcba9876543210" "00000003" "0000000100000002"
-    "0123456789abcdef" "00000007" "0002" "0002" "4004000000000000" "0000018bcfe56801"
+    "0123456789abcdef" "00000007" "0002" "0002" "4004000000000000" "0000018bcfe56801" "400a000000000000"
     "0000c03f" "000000c0"
     "0563d5c503168965" "0068e5cf8b010000" "00000000" "d3"
     "3b24317563de97c3" "0168e5cf8b010000" "31e08496" "d3"
@@ -66,13 +67,15 @@ entries = st.tuples(u64, i64, st.integers(0, (1 << 32) - 1), st.integers(0, 255)
     position=st.builds(Applied, u64, st.integers(0, (1 << 32) - 1), i64),
     rows=st.lists(entries, max_size=60),
     total=st.lists(st.floats(width=32), max_size=9),
-    numbers=st.tuples(st.integers(0, (1 << 32) - 1), u64, st.floats(), i64),
+    numbers=st.tuples(st.integers(0, (1 << 32) - 1), u64, st.floats(), i64, st.floats()),
 )
 def test_a_record_comes_back_to_the_last_bit(
-    position: Applied, rows: list[tuple[int, ...]], total: list[float], numbers: tuple[int, int, float, int]
+    position: Applied, rows: list[tuple[int, ...]], total: list[float], numbers: tuple[int, int, float, int, float]
 ) -> None:
-    applied, release, weight, at_ms = numbers
-    made = UserRecord(position, np.array(rows, TIMELINE), applied, release, np.array(total, np.float32), weight, at_ms)
+    applied, release, weight, at_ms, mass = numbers
+    made = UserRecord(
+        position, np.array(rows, TIMELINE), applied, release, np.array(total, np.float32), weight, at_ms, mass
+    )
     data = encode_record(made)
     assert len(data) == HEADER.size + 4 * len(total) + TIMELINE.itemsize * len(rows)
     assert same(decode_record(data), made)
