@@ -29,8 +29,8 @@ class SpectralSettings:
     """dim: embedding size, less where the data has fewer directions. a, p: exponents. The rest is the SVD's."""
 
     dim: int = 64
-    a: float = 0.45
-    p: float = 1.0
+    a: float = 0.3
+    p: float = 0.0
     oversample: int = 64
     power_iterations: int = 2
     seed: int = 0
