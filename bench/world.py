@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,23 +11,22 @@ import numpy as np
 
 from led.encoder import F32, I64
 from store.embedded import EmbeddedStore
-from store.releases import Model
-from stream.events import Event
+from store.releases import U64, Model, Release
+from store.user_state import TIMELINE, Applied, Timeline, UserRecord, UserStates, encode_timelines
+from stream.events import Event, item_key, kind_code
 from tests.servers import KafkaServer
 
 
 def model(items: int, dim: int, seed: int) -> Model:
     """Items of clusters (one per 500), lengths log-normal as learned tables have them, popularity Zipf."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(max(items // 500, 2), dim)).astype(np.float32)
-    cluster = rng.integers(len(centres), size=items)
-    embeddings: F32 = centres[cluster]
+    centres = rng.normal(size=(_clusters(items), dim)).astype(np.float32)
+    embeddings: F32 = centres[_cluster_of(items, seed)]
     embeddings = embeddings + 0.7 * rng.normal(size=(items, dim)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     popularity = 1e6 / (1.0 + rng.permutation(items))
     lengths = np.exp(0.25 * rng.normal(size=items))[:, None]
-    by_cluster = np.argsort(cluster, kind="stable")
-    sample = np.stack([embeddings[by_cluster[_history(rng, items)]].mean(axis=0) for _ in range(1000)])
+    sample = np.stack([embeddings[rows].mean(axis=0) for rows in histories(1000, items, 20, seed)])
     return Model(
         item_ids=[item_id(row) for row in range(items)],
         input_embeddings=embeddings.astype(np.float32),
@@ -71,8 +70,43 @@ def servers(*, kafka: bool) -> Iterator[tuple[str, str, Path]]:
         yield log, store.address, folder
 
 
-def _history(rng: np.random.Generator, items: int) -> I64:
-    """A user's items by their place in the order of clusters: one to three tastes, one to twenty items."""
-    tastes = rng.integers(items, size=int(rng.integers(1, 4)))
-    chosen = rng.choice(tastes, size=int(rng.integers(1, 21)))
-    return np.asarray(np.clip(chosen + rng.integers(-200, 200, size=len(chosen)), 0, items - 1), dtype=np.int64)
+def histories(users: int, items: int, longest: int, seed: int) -> Iterator[I64]:
+    """Rows of each user's items: one to three tastes (a stretch of a cluster each), one to `longest` events."""
+    by_cluster = np.argsort(_cluster_of(items, seed), kind="stable")
+    rng = np.random.default_rng((seed, longest))
+    for _ in range(users):
+        tastes = rng.integers(items, size=int(rng.integers(1, 4)))
+        chosen = rng.choice(tastes, size=int(rng.integers(1, longest + 1)))
+        yield by_cluster[np.clip(chosen + rng.integers(-200, 200, size=len(chosen)), 0, items - 1)]
+
+
+def fill(states: UserStates, release: Release, timelines: Mapping[str, Timeline], log_identity: int) -> None:
+    """Records of these users, as the consumer would have made them under the release, before the log's first event."""
+    sums = encode_timelines(list(timelines.values()), release)
+    before = Applied(log_identity, 0, -1)
+    records = {}
+    for place, (user, timeline) in enumerate(timelines.items()):
+        moving = (float(sums.weights[place]), int(sums.at_ms[place]), float(sums.masses[place]))
+        records[user] = UserRecord(before, timeline, len(timeline), release.key, sums.totals[place], *moving)
+    assert not states.write(records), "the store held these users already"
+
+
+def timeline_of(rows: I64, keys: U64, first_ms: int) -> Timeline:
+    """A timeline of views a second apart; keys: of all items, by row."""
+    timeline = np.zeros(len(rows), TIMELINE)
+    timeline["item"], timeline["kind"] = keys[rows], kind_code("view")
+    timeline["time_ms"] = first_ms + 1000 * np.arange(len(rows))
+    return timeline
+
+
+def item_keys(items: int) -> U64:
+    """Keys of all items, by row of `model`."""
+    return np.fromiter((item_key(item_id(row)) for row in range(items)), np.uint64, items)
+
+
+def _cluster_of(items: int, seed: int) -> I64:
+    return np.random.default_rng((seed, 0)).integers(_clusters(items), size=items)
+
+
+def _clusters(items: int) -> int:
+    return max(items // 500, 2)

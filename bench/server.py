@@ -1,0 +1,91 @@
+"""`ledstream serve` as a child process of a measuring program, and what it costs in CPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from ledstream.settings import PREFIX, Settings
+
+READY_WITHIN_S = 60.0
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[int]:
+    """The pid of a server that answers; stopped on leaving. Its output is in serve.log of the data directory."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    with (settings.data_dir / "serve.log").open("ab") as out:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "ledstream", "serve"],
+            env=environ | settings.as_environ(),
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_ready(settings, server)
+        yield server.pid
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time so far of a process and of its descendants that still run."""
+    ticks = sum(int(field) for member in tree(pid) for field in _stat(member)[11:13])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(pid: int) -> float:
+    """Memory held by one process, shared pages included; 0 for one that ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def tree(pid: int) -> list[int]:
+    """The process and its descendants."""
+    found = [pid]
+    for member in found:
+        for children in Path(f"/proc/{member}/task").glob("*/children"):
+            try:
+                found += map(int, children.read_text().split())
+            except OSError:
+                continue  # that thread ended
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/pid/stat from the state on; zeros for a process that ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ["0"] * 20
+
+
+def _wait_until_ready(settings: Settings, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while True:
+        try:
+            with urlopen(f"http://{settings.host}:{settings.port}/readyz", timeout=2) as response:
+                if response.status == 200:
+                    return
+        except (URLError, OSError):
+            pass  # not listening yet
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"the server did not get ready:\n{(settings.data_dir / 'serve.log').read_text()[-2000:]}")
+        time.sleep(0.1)
