@@ -7,6 +7,7 @@ the sharing of partitions are Kafka's own.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ class KafkaLog:
     ) -> None:
         self._namespace, self._replication = namespace, replication
         self._delivery_timeout_ms = int(delivery_timeout_s * 1000)
-        self._connection = {
+        self._connection: dict[str, Any] = {
             "bootstrap_servers": list(bootstrap_servers),
             "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
             "request_timeout_ms": REQUEST_TIMEOUT_MS,
@@ -175,17 +176,30 @@ class KafkaLog:
             found = admin.list_partition_offsets(where, timeout_ms=REQUEST_TIMEOUT_MS)
         return {place.partition: known.offset for place, known in sorted(found.items())}
 
+    def _knock(self) -> None:
+        """Raises LogUnavailable where no broker listens: there, each try to make a client leaves a thread behind."""
+        for broker in self._connection["bootstrap_servers"]:
+            host, _, port = broker.rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_MS / 1000).close()
+            except OSError:
+                continue
+            return
+        raise LogUnavailable(f"no broker listens at {', '.join(self._connection['bootstrap_servers'])}")
+
     @contextmanager
     def _administration(self) -> Iterator[Any]:
         """The admin client, to one thread at a time: with five questions under way it refuses the sixth."""
         with self._asking:
             if self._admin is None:
+                self._knock()
                 self._admin = KafkaAdminClient(**self._connection | {"request_timeout_ms": CONNECT_TIMEOUT_MS})
             yield self._admin
 
     def _producing(self) -> Any:
         with self._sending:
             if self._producer is None:
+                self._knock()
                 self._producer = KafkaProducer(
                     **self._connection | {"request_timeout_ms": min(REQUEST_TIMEOUT_MS, self._delivery_timeout_ms)},
                     acks="all",
@@ -214,6 +228,7 @@ class KafkaLog:
         return consumer
 
     def _new_consumer(self, **settings: Any) -> Any:
+        self._knock()
         return KafkaConsumer(
             **self._connection,
             **settings,
