@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, start_http_server
 
-from ledstream.settings import Settings
+from ledstream.settings import Settings, SettingsError
 from stream.loop import Progress
 
 
@@ -45,6 +46,16 @@ def stop_with_supervisor(settings: Settings, stop: Callable[[], None]) -> None:
         stop()
 
     threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises SettingsError where somebody listens on the port, or the host is not this machine's."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingsError(f"LEDSTREAM_PORT = {port}: not free on {host}: {error.strerror}") from None
 
 
 class ConsumerMetrics:

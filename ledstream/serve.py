@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import gettempdir
 
 from ledstream import parts
-from ledstream.process import log_to_stderr, stop_with_supervisor
-from ledstream.settings import Settings, read_settings
+from ledstream.process import check_free, log_to_stderr, stop_with_supervisor
+from ledstream.settings import Settings, SettingsError, read_settings
 from serving.app import create_app
 from serving.hot import HotPaths
 from serving.parts import Parts
@@ -19,7 +24,24 @@ def run(settings: Settings) -> None:
     parts.open_log(settings).close()  # a bad address ends here, with one line, and not in every worker
     os.environ.update(settings.as_environ())
     stop_with_supervisor(settings, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    serve("ledstream.serve:make_app", settings.host, settings.port, workers=settings.workers)
+    with only_on(settings.host, settings.port):
+        serve("ledstream.serve:make_app", settings.host, settings.port, workers=settings.workers)
+
+
+@contextmanager
+def only_on(host: str, port: int) -> Iterator[None]:
+    """Nobody else serves on this port meanwhile. Raises SettingsError if somebody does.
+
+    Worker processes share the port by SO_REUSEPORT, and so would a second server without a word: each would get some
+    of the other's requests.
+    """
+    with (Path(gettempdir()) / f"ledstream-port-{port}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingsError(f"LEDSTREAM_PORT = {port}: another ledstream starts there") from error
+        check_free(host, port)
+        yield
 
 
 def make_app() -> HotPaths:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from ledstream import parts
-from ledstream.process import stop_on_signals
+from ledstream.process import check_free, stop_on_signals
 from ledstream.settings import Settings, SettingsError
 from store.embedded import EmbeddedStore
 
@@ -75,6 +75,7 @@ def run(settings: Settings) -> None:
     stop = stop_on_signals(settings)
     with ExitStack() as stack:
         stack.enter_context(only_one(settings))
+        check_free(settings.host, settings.port)
         store = stack.enter_context(EmbeddedStore(settings.data_dir)) if parts.is_embedded(settings) else None
         parts.open_log(settings).close()  # creates the topics
         children = [
