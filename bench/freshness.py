@@ -37,7 +37,7 @@ def main() -> None:
     chosen = parser.parse_args()
     opening("bench.freshness", vars(chosen))
     with servers(kafka=chosen.log == "kafka") as (log, store, folder):
-        flags = {"log": log, "store": store, "data_dir": folder, "port": free_port("127.0.0.1", 8080)}
+        flags = {"log": log, "store": store, "data_dir": folder, "port": free_port("127.0.0.1", 0)}
         figures = asyncio.run(measure(read_settings({}, flags | {"archive_flush_s": 2}), chosen))
     closing(figures)
 

@@ -26,7 +26,7 @@ from led.ranking import with_bias, with_one
 from ledstream import parts
 from ledstream.own_system import free_port
 from ledstream.settings import Settings, read_settings
-from store.item_index import ExactIndex, measure_recall, use_threads
+from store.item_index import least_scores, measure_recall, use_threads
 from store.releases import Release
 from store.user_state import UserRecord, user_vectors
 from stream.announcements import announce
@@ -59,7 +59,7 @@ def main() -> None:
     opening("bench.serving", vars(chosen))
     with servers(kafka=False) as (log_address, store_address, folder):
         flags = {"log": log_address, "store": store_address, "data_dir": folder, "timeline_events": 100}
-        settings = read_settings({}, flags | {"port": free_port("127.0.0.1", 8080), "workers": chosen.workers})
+        settings = read_settings({}, flags | {"port": free_port("127.0.0.1", 0), "workers": chosen.workers})
         release, users = _prepare(settings, chosen)
         recall, search_us = _index_alone(settings, release, users[:MEASURED_USERS])
         uris = _uris(settings, users, chosen.seed, folder / "uris")
@@ -108,8 +108,8 @@ def _index_alone(settings: Settings, release: Release, users: list[str]) -> tupl
     found = parts.user_states(settings, parts.open_store(settings)).read(users)
     queries = with_one(user_vectors([record for record in found if isinstance(record, UserRecord)], release))
     use_threads(1)
-    exact = ExactIndex.over(with_bias(np.asarray(release.output_embeddings), np.asarray(release.biases)))
-    recall = measure_recall(release.index, queries, exact.search(queries, K))
+    items = with_bias(np.asarray(release.output_embeddings), np.asarray(release.biases))
+    recall = measure_recall(release.index, items, queries, least_scores(items, queries, K), K)
     started = time.process_time()
     for first in range(0, len(queries), SEARCHED_TOGETHER):
         release.index.search(queries[first : first + SEARCHED_TOGETHER], K)

@@ -60,14 +60,16 @@ def servers(*, kafka: bool) -> Iterator[tuple[str, str, Path]]:
     """A fresh Valkey and, if asked for, Kafka: their addresses (log, store), and a folder; all gone afterwards."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="ledstream-bench-")))
-        store = stack.enter_context(EmbeddedStore(folder))
+        # Not in the data folder of a system on top: `ledstream up` ends a store that it finds there as an orphan.
+        store = stack.enter_context(EmbeddedStore(folder / "servers"))
         log = store.address
         if kafka:
             broker = KafkaServer(folder / "kafka")
             broker.start()
             stack.callback(broker.stop)
             log = f"kafka://{broker.bootstrap}"
-        yield log, store.address, folder
+        (folder / "data").mkdir()
+        yield log, store.address, folder / "data"
 
 
 def histories(users: int, items: int, longest: int, seed: int) -> Iterator[I64]:
