@@ -33,6 +33,15 @@ from store.item_index import MIN_RECALL, ItemIndex, build, load
 
 FORMAT = 1
 DESCRIPTION = "release.json"
+ARRAYS = {
+    "item_keys": np.uint64,
+    "id_ends": np.int64,
+    "input_embeddings": np.float32,
+    "output_embeddings": np.float32,
+    "biases": np.float32,
+    "popularity": np.float32,
+}
+FILES = {f"{name}.npy" for name in ARRAYS} | {"item_ids.bin", "index.faiss"}
 U64 = npt.NDArray[np.uint64]
 
 
@@ -87,7 +96,7 @@ class Release:
         self.version = info.version
         self.key = release_key(info.version)
         self.dim = info.dim
-        self.encoder = Encoder({kind_code[k]: w for k, w in info.kind_weights.items()}, info.half_life_s)
+        self.encoder = _encoder(info.kind_weights, info.half_life_s, kind_code)
         self.item_keys: U64 = _map(folder / "item_keys.npy")
         self.input_embeddings: F32 = _map(folder / "input_embeddings.npy")
         self.output_embeddings: F32 = _map(folder / "output_embeddings.npy")
@@ -129,18 +138,12 @@ class Release:
 
     def _check_shapes(self) -> None:
         n, dim = self.info.items, self.info.dim
-        wanted = {
-            "item_keys": (n,),
-            "id_ends": (n,),
-            "input_embeddings": (n, dim),
-            "output_embeddings": (n, dim),
-            "biases": (n,),
-            "popularity": (n,),
-        }
-        for name, shape in wanted.items():
-            found = (self._ends if name == "id_ends" else getattr(self, name)).shape
-            if found != shape:
-                raise BadRelease(f"release {self.version}: {name} has shape {found}, {shape} expected")
+        for name, dtype in ARRAYS.items():
+            found = self._ends if name == "id_ends" else getattr(self, name)
+            shape = (n, dim) if name.endswith("embeddings") else (n,)
+            if found.shape != shape or found.dtype != dtype:
+                wanted = f"{np.dtype(dtype)} of shape {shape}"
+                raise BadRelease(f"{name} is {found.dtype} of shape {found.shape}, {wanted} expected")
 
 
 class Releases:
@@ -167,6 +170,8 @@ class Releases:
         """The release, every file checked against its SHA-256. Raises UnknownRelease or BadRelease."""
         folder = self._path(version)
         info, files = _read_description(folder)
+        for name in sorted(FILES - files.keys()):
+            raise BadRelease(f"release {version}: {DESCRIPTION} does not list {name}")
         for name, (sha256, size) in files.items():
             if not with_index and name == "index.faiss":
                 continue
@@ -177,10 +182,10 @@ class Releases:
                 raise BadRelease(f"release {version}: {name} has {path.stat().st_size} bytes, {size} expected")
             if _sha256(path) != sha256:
                 raise BadRelease(f"release {version}: {name} does not match its checksum")
-        unknown = sorted(set(info.kind_weights) - set(self._kind_code))
-        if unknown:
-            raise BadRelease(f"release {version}: kinds {', '.join(unknown)} are not among this process's kinds")
-        return Release(folder, info, self._kind_code, with_index=with_index)
+        try:
+            return Release(folder, info, self._kind_code, with_index=with_index)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: what faiss raises
+            raise BadRelease(f"release {version}: {error}") from error
 
     def publish(self, model: Model, *, now_ms: int, min_recall: float = MIN_RECALL) -> str:
         """Build the index, write the folder, rename it into place; returns the version.
@@ -190,6 +195,7 @@ class Releases:
         """
         order, keys = self._order(model)
         _check_model(model)
+        _encoder(model.kind_weights, model.half_life_s, self._kind_code)
         output, biases = model.output_embeddings[order], model.biases[order]
         queries = model.sample_vectors if model.sample_vectors is not None else model.input_embeddings[:1000]
         index, report = build(with_bias(output, biases), with_one(queries), min_recall=min_recall)
@@ -244,20 +250,42 @@ def release_key(version: str) -> int:
     return int.from_bytes(hashlib.blake2b(version.encode(), digest_size=8).digest(), "big") or 1
 
 
+def _encoder(kind_weights: Mapping[str, float], half_life_s: float | None, kind_code: Mapping[str, int]) -> Encoder:
+    unknown = sorted(set(kind_weights) - set(kind_code))
+    if unknown:
+        raise BadRelease(f"kinds {', '.join(unknown)} are not among this process's kinds")
+    try:
+        return Encoder({kind_code[kind]: weight for kind, weight in kind_weights.items()}, half_life_s)
+    except ValueError as error:
+        raise BadRelease(str(error)) from None
+
+
 def _check_model(model: Model) -> None:
     n = len(model.item_ids)
     if n == 0:
         raise BadRelease("the model has no items")
     for name in ("input_embeddings", "output_embeddings", "biases", "popularity"):
         array = getattr(model, name)
-        if array.dtype != np.float32 or len(array) != n:
-            raise BadRelease(f"{name} is {array.dtype} of {len(array)} rows, float32 of {n} expected")
+        dimensions = 2 if name.endswith("embeddings") else 1
+        if array.dtype != np.float32 or array.ndim != dimensions or len(array) != n:
+            raise BadRelease(f"{name} is {array.dtype} of shape {array.shape}, float32 of {n} rows expected")
         if not np.isfinite(array).all():
             raise BadRelease(f"{name} holds values that are not finite")
     if model.input_embeddings.shape != model.output_embeddings.shape:
         raise BadRelease(f"shapes {model.input_embeddings.shape} and {model.output_embeddings.shape} differ")
+    if "" in model.item_ids:
+        raise BadRelease("item_ids hold an empty id")
+    if model.sample_vectors is not None:
+        _check_samples(model.sample_vectors, model.input_embeddings.shape[1])
     if not model.output_embeddings.any():
         raise BadRelease("output_embeddings are all zero")
+
+
+def _check_samples(vectors: F32, dim: int) -> None:
+    if vectors.ndim != 2 or vectors.shape[1] != dim or not len(vectors):
+        raise BadRelease(f"sample_vectors have shape {vectors.shape}, (one or more, {dim}) expected")
+    if not np.isfinite(vectors).all():
+        raise BadRelease("sample_vectors hold values that are not finite")
 
 
 def _describe(folder: Path, model: Model, index: Mapping[str, Any], now_ms: int) -> str:
@@ -277,7 +305,7 @@ def _describe(folder: Path, model: Model, index: Mapping[str, Any], now_ms: int)
         "files": files,
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
-    for path in folder.iterdir():
+    for path in (*folder.iterdir(), folder):
         _sync(path)
     return version
 
