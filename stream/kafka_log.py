@@ -27,6 +27,9 @@ CONNECT_TIMEOUT_MS = 2_000
 COMMIT_TIMEOUT_MS = 3_000
 READ_TIMEOUT_MS = 5_000
 BATCH_BYTES = 128 * 1024
+# Kafka counts a record's age from the event's own time: with its default of seven days it deletes a replayed past
+# within minutes, read or not. How much to keep is for the administrator to say, best by retention.bytes.
+TOPIC_SETTINGS = {"retention.ms": "-1"}
 
 
 class KafkaLog:
@@ -59,7 +62,9 @@ class KafkaLog:
 
     def create_topic(self, topic: str, partitions: int) -> None:
         name = self._name(topic)
-        wanted = {name: {"num_partitions": partitions, "replication_factor": self._replication}}
+        wanted = {
+            name: {"num_partitions": partitions, "replication_factor": self._replication, "configs": TOPIC_SETTINGS}
+        }
         with _unavailable(topic), self._administration() as admin:
             with suppress(kafka_errors.TopicAlreadyExistsError):
                 admin.create_topics(wanted)
@@ -98,13 +103,7 @@ class KafkaLog:
             return []
         where = TopicPartition(self._name(topic), partition)
         with self._reading, _unavailable(topic):
-            try:
-                return self._fetched(where, offset, min(max_records, end - offset))
-            except LogUnavailable:
-                # Seen once, on a busy machine, with the broker there all the time: the next read gets a new client.
-                self._consumer.close()
-                self._consumer = None
-                raise
+            return self._fetched(where, offset, min(max_records, end - offset))
 
     def start_offsets(self, topic: str) -> dict[int, int]:
         return self._offsets(topic, OffsetSpec.EARLIEST)
@@ -154,16 +153,16 @@ class KafkaLog:
         return found
 
     def _fetched(self, where: TopicPartition, offset: int, wanted: int) -> list[Record]:
-        """Just these records, which are stored. Going on where the last call ended, they are there already."""
+        """Just these records, but for what the brokers delete meanwhile. Where the last call ended it costs little."""
         if self._consumer is None:
-            self._consumer = self._new_consumer(group_id=None, enable_incremental_fetch_sessions=False)
-        consumer = self._consumer
+            self._consumer = self._new_consumer(group_id=None)
+        consumer, end = self._consumer, offset + wanted
         if consumer.assignment() != {where}:
             consumer.assign([where])
         consumer.seek(where, offset)
         found: list[Record] = []
         deadline = time.monotonic() + READ_TIMEOUT_MS / 1000
-        while len(found) < wanted:
+        while (consumer.position(where, timeout_ms=READ_TIMEOUT_MS) or 0) < end:
             polled = consumer.poll(timeout_ms=500, max_records=wanted - len(found))
             found += _records(polled.get(where, ()))
             if not polled and time.monotonic() > deadline:

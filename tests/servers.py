@@ -47,6 +47,8 @@ broker.heartbeat.interval.ms=500
 num.network.threads=1
 num.io.threads=2
 log.segment.bytes=67108864
+log.retention.check.interval.ms=500
+log.initial.task.delay.ms=500
 log.cleaner.dedupe.buffer.size=4194304
 """
 

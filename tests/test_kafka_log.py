@@ -89,6 +89,17 @@ def test_many_threads_append_through_one_log_and_every_entry_has_its_own_place(
 
 
 @pytest.mark.kafka
+def test_a_replayed_past_is_not_deleted_for_its_age(kafka_server: KafkaServer, namespace: str) -> None:
+    log = KafkaLog([kafka_server.bootstrap], namespace)
+    log.create_topic("events", 1)
+    log.append("events", [Entry(b"ana", b"long ago", 1_500_000_000_000)])
+    time.sleep(2.0)  # this broker looks for what is too old twice a second
+    assert log.start_offsets("events") == {0: 0}
+    assert [record.value for record in log.read("events", 0, 0, 1)] == [b"long ago"]
+    log.close()
+
+
+@pytest.mark.kafka
 def test_a_killed_broker_makes_the_log_unavailable_and_everything_goes_on_when_it_is_back(
     kafka_server: KafkaServer, namespace: str
 ) -> None:
