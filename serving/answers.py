@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from led.encoder import F32, I64
 from serving.breaker import GuardedStates
 from serving.questions import Question
-from serving.ranking import Hidden, best, most_popular
+from serving.ranking import NOTHING, Ranked, best, hidden_rows, most_popular
 from serving.recent import RecentItems
 from serving.served import Served
 from store.connection import StoreUnavailable
@@ -104,8 +103,8 @@ def _personal(served: Served, questions: Sequence[Question], records: Sequence[U
     known = [known[i] for i in np.flatnonzero(has_vector)]
     if not known:
         return {}
-    hidden = Hidden.of([_hidden_keys(questions[place], record) for place, record in known], served)
-    ks = np.array([questions[place].k for place, _ in known])
+    hidden = hidden_rows([_hidden_keys(questions[place], record) for place, record in known], served)
+    ks = [questions[place].k for place, _ in known]
     ranked = best(served, vectors[has_vector], ks, hidden)
     return {
         place: _answer(served, questions[place], record, of_user, "personal")
@@ -115,17 +114,14 @@ def _personal(served: Served, questions: Sequence[Question], records: Sequence[U
 
 def _popular(served: Served, question: Question, record: UserRecord | None, degraded: bool) -> Answer:
     keys = _hidden_keys(question, record)
-    hidden = served.release.rows(keys) if len(keys) else np.empty(0, np.int64)
+    hidden = hidden_rows([keys], served)[0] if len(keys) else NOTHING
     ranked = most_popular(served, question.k, hidden)
     return _answer(served, question, record, ranked, "popular")._replace(degraded=degraded)
 
 
-def _answer(
-    served: Served, question: Question, record: UserRecord | None, ranked: tuple[I64, F32], source: Source
-) -> Answer:
-    rows, scores = ranked
-    ids = [served.item_id(row) for row in rows.tolist()]
-    return Answer(question.user, ids, list(scores), served.version, _as_of(record), source, False)
+def _answer(served: Served, question: Question, record: UserRecord | None, ranked: Ranked, source: Source) -> Answer:
+    ids = list(map(served.item_id, ranked.rows))
+    return Answer(question.user, ids, ranked.scores, served.version, _as_of(record), source, False)
 
 
 def _hidden_keys(question: Question, record: UserRecord | None) -> npt.NDArray[np.uint64]:

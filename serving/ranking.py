@@ -2,89 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from led.encoder import F32, I64
+from led.encoder import F32
 from led.ranking import with_one
 from serving.served import Served
 
 NARROW = 128  # items a search may fetch for all users of a batch; who needs more is searched for apart
 MAX_FETCH = 1024
+NO_ROW = -1  # what an index proposes where it has nothing more
+NOTHING: frozenset[int] = frozenset((NO_ROW,))
 
 
-class Hidden(NamedTuple):
-    """Item rows that must not be in an answer, flat: owners (n,) 0..users-1, rows (n,) without -1."""
+class Ranked(NamedTuple):
+    """Item rows, best first, and their scores."""
 
-    owners: I64
-    rows: I64
-
-    @classmethod
-    def of(cls, keys: Sequence[npt.NDArray[np.uint64]], served: Served) -> Hidden:
-        """From item keys of each user; those the release does not know need not be hidden."""
-        if not keys:
-            return cls(np.empty(0, np.int64), np.empty(0, np.int64))
-        owners = np.repeat(np.arange(len(keys)), [len(some) for some in keys])
-        rows = served.release.rows(np.concatenate(keys))
-        return cls(owners[rows >= 0], rows[rows >= 0])
-
-    def of_user(self, user: int) -> I64:
-        return np.asarray(self.rows[self.owners == user])
+    rows: Sequence[int]
+    scores: Sequence[float]
 
 
-def best(served: Served, vectors: F32, ks: I64, hidden: Hidden, *, max_fetch: int = MAX_FETCH) -> list[tuple[I64, F32]]:
-    """Rows and scores of the best k of each user, best first, for vectors (users, dim) and ks (users,).
+def hidden_rows(keys: Sequence[npt.NDArray[np.uint64]], served: Served) -> list[set[int]]:
+    """Rows of each user's item keys; NO_ROW is always among them."""
+    if not keys:
+        return []
+    rows = served.release.rows(np.concatenate(keys)).tolist()
+    hidden, start = [], 0
+    for some in keys:
+        of_user = set(rows[start : start + len(some)])
+        of_user.add(NO_ROW)
+        hidden.append(of_user)
+        start += len(some)
+    return hidden
 
-    Where the index proposes too few, the most popular items not yet among them are scored too. Fewer than k come
+
+def best(
+    served: Served,
+    vectors: F32,
+    ks: Sequence[int],
+    hidden: Sequence[Collection[int]],
+    *,
+    max_fetch: int = MAX_FETCH,
+) -> list[Ranked]:
+    """The best k rows of each user that are not hidden, for vectors (users, dim); users in order.
+
+    Where the index proposes too few, the most popular items not yet among them are scored too: fewer than k come
     back only where nothing else is left to show. max_fetch: most items the index is asked for.
     """
-    needs = ks + np.bincount(hidden.owners, minlength=len(ks))
-    answers: list[tuple[I64, F32] | None] = [None] * len(ks)
-    wide = needs > NARROW
-    for users in (np.flatnonzero(~wide), np.flatnonzero(wide)):
-        if not len(users):
-            continue
-        fetch = min(int(needs[users].max()), max_fetch, served.release.items)
-        found = served.release.index.search(with_one(vectors[users]), fetch)
-        rows, counts = _first_visible(found, users, ks[users], hidden, served.release.items)
-        for place in np.flatnonzero(counts < ks[users]).tolist():
-            taken = np.concatenate([rows[place, : counts[place]], hidden.of_user(users[place])])
-            more, _ = most_popular(served, int(ks[users[place]] - counts[place]), taken)
-            rows[place, counts[place] : counts[place] + len(more)] = more
-            counts[place] += len(more)
-        scores = served.scores(vectors[users], rows)
-        scores[np.arange(rows.shape[1]) >= counts[:, None]] = -np.inf
-        order = np.argsort(-scores, axis=1, kind="stable")
-        rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
-        for place, user in enumerate(users.tolist()):
-            count = counts[place]
-            answers[user] = rows[place, :count], scores[place, :count]
-    return [answer for answer in answers if answer is not None]
+    needs = [k + len(of_user) - 1 for k, of_user in zip(ks, hidden, strict=True)]
+    chosen: list[list[int]] = [[] for _ in ks]
+    for users in _by_width(needs):
+        fetch = min(max(needs[user] for user in users), max_fetch, served.release.items)
+        queries = with_one(vectors if len(users) == len(vectors) else vectors[users])
+        for user, found in zip(users, served.release.index.search(queries, fetch).tolist(), strict=True):
+            of_user, k = hidden[user], ks[user]
+            rows = [row for row in found if row not in of_user][:k]
+            if len(rows) < k:
+                rows += _popular_rows(served, k - len(rows), {*of_user, *rows})
+            chosen[user] = rows
+    return _scored(served, vectors, chosen)
 
 
-def most_popular(served: Served, k: int, hidden: I64) -> tuple[I64, F32]:
-    """The k most popular rows without the hidden ones, and their popularity."""
-    rows = served.most_popular
-    if len(hidden):
-        rows = rows[~np.isin(rows, hidden)]
-    rows = rows[:k]
-    return rows, served.popularity[rows]
+def most_popular(served: Served, k: int, hidden: Collection[int]) -> Ranked:
+    """The k most popular rows that are not hidden, with their popularity."""
+    rows = _popular_rows(served, k, hidden)
+    return Ranked(rows, list(served.popularity[rows]))
 
 
-def _first_visible(found: I64, users: I64, ks: I64, hidden: Hidden, items: int) -> tuple[I64, I64]:
-    """The first k visible rows of each user in the index's order, (users, max k) padded with 0; and their counts."""
-    visible = found >= 0
-    if len(hidden.rows):
-        pairs = users[:, None] * items + found
-        visible &= ~np.isin(pairs, hidden.owners * items + hidden.rows)
-    kept = visible & (np.cumsum(visible, axis=1) <= ks[:, None])
-    widest = int(ks.max())
-    first = np.argsort(~kept, axis=1, kind="stable")[:, :widest]
-    rows = np.zeros((len(users), widest), np.int64)
-    rows[:, : first.shape[1]] = np.where(
-        np.take_along_axis(kept, first, axis=1), np.take_along_axis(found, first, axis=1), 0
-    )
-    return rows, kept.sum(axis=1)
+def _by_width(needs: Sequence[int]) -> list[list[int]]:
+    """Users to be searched for together: the few who need much do not slow the others down."""
+    if max(needs) <= NARROW:
+        return [list(range(len(needs)))]
+    narrow = [user for user, need in enumerate(needs) if need <= NARROW]
+    wide = [user for user, need in enumerate(needs) if need > NARROW]
+    return [users for users in (narrow, wide) if users]
+
+
+def _popular_rows(served: Served, k: int, hidden: Collection[int]) -> list[int]:
+    return list(islice((row for row in served.most_popular if row not in hidden), k))
+
+
+def _scored(served: Served, vectors: F32, chosen: Sequence[Sequence[int]]) -> list[Ranked]:
+    """Exact scores <u, v_i> + b_i, and each user's rows ordered by them."""
+    sizes = [len(rows) for rows in chosen]
+    flat = np.array([row for rows in chosen for row in rows], np.int64)
+    owners = np.repeat(np.arange(len(chosen)), sizes)
+    scores = np.einsum("nd,nd->n", vectors[owners], served.output_embeddings[flat]) + served.biases[flat]
+    order = np.lexsort((-scores, owners))
+    rows, ordered = flat[order].tolist(), list(scores[order])
+    answers, start = [], 0
+    for size in sizes:
+        answers.append(Ranked(rows[start : start + size], ordered[start : start + size]))
+        start += size
+    return answers

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from led.encoder import F32, I64
+from led.encoder import F32
 from store.releases import Release
 from stream.events import item_key
 
@@ -24,15 +24,10 @@ class Served:
         self.output_embeddings: F32 = np.asarray(release.output_embeddings)
         self.biases: F32 = np.asarray(release.biases)
         self.popularity: F32 = np.asarray(release.popularity)
-        self.most_popular: I64 = release.most_popular
+        self.most_popular: list[int] = release.most_popular.tolist()
         release.warm_up()
-        for row in self.most_popular.tolist():
+        for row in self.most_popular:
             self.item_id(row)
-
-    def scores(self, vectors: F32, rows: I64) -> F32:
-        """Exact scores of item rows (users, m) for user vectors (users, dim): <u, v_i> + b_i. Shape of rows."""
-        products = np.einsum("ud,umd->um", vectors, self.output_embeddings[rows])
-        return np.asarray(products + self.biases[rows], np.float32)
 
     def knows(self, item_id: str) -> bool:
         """Whether the item is part of this release."""

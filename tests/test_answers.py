@@ -14,7 +14,7 @@ import pytest
 from serving.answers import Answer, Recommender
 from serving.breaker import GuardedStates
 from serving.questions import Question, from_timeline
-from serving.ranking import Hidden, best
+from serving.ranking import NOTHING, best
 from serving.recent import RecentItems
 from serving.served import Served
 from store.connection import Client, connect
@@ -149,9 +149,8 @@ def test_an_index_that_proposes_too_little_is_filled_up_from_the_popular_items_w
     release = world.first.release
     hat = row_of(release, "hat-01")
     vectors = np.asarray(release.input_embeddings[[hat]])
-    hidden = Hidden(np.array([0]), np.array([hat]))
-    ((rows, scores),) = best(world.first, vectors, np.array([20]), hidden, max_fetch=5)
-    items = [release.item_id(int(row)) for row in rows]
+    ((rows, scores),) = best(world.first, vectors, [20], [{*NOTHING, hat}], max_fetch=5)
+    items = [release.item_id(row) for row in rows]
     assert len(set(items)) == 20
     assert "hat-01" not in items
     assert list(scores) == sorted(scores, reverse=True)
