@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections.abc import Callable
 from itertools import count
 
 import aiohttp
@@ -21,6 +22,7 @@ from bench.world import servers
 from ledstream.own_system import OwnSystem, free_port
 from ledstream.settings import Settings, read_settings
 from ledstream.traffic import Traffic, TrafficSettings, connected
+from stream.events import Event
 from stream.simulator import Simulator, SimulatorSettings
 
 WARM_UP_S = 8.0
@@ -54,7 +56,8 @@ async def measure(settings: Settings, chosen: argparse.Namespace) -> dict[str, o
             await asyncio.sleep(WARM_UP_S)
             await system.train()
             before, started = _seen(traffic), time.perf_counter()
-            probes = await probe(system.address, session, chosen.for_s)
+            end = started + chosen.for_s
+            probes = await probe(system.address, session, _viewed_now, lambda: time.perf_counter() >= end)
             passed_s, after = time.perf_counter() - started, _seen(traffic)
             stop.set()
             await drive
@@ -69,28 +72,33 @@ async def measure(settings: Settings, chosen: argparse.Namespace) -> dict[str, o
     }
 
 
-async def probe(address: str, session: aiohttp.ClientSession, for_s: float) -> list[float]:
-    """Seconds until visible, one probe after the other."""
+async def probe(
+    address: str, session: aiohttp.ClientSession, event_of: Callable[[str], Event], is_over: Callable[[], bool]
+) -> list[float]:
+    """Seconds until visible, one probe after the other. event_of: what a new user does."""
     seconds: list[float] = []
-    end = time.monotonic() + for_s
     for number in count():
-        if time.monotonic() >= end:
+        if is_over():
             return seconds
-        user, now_ms = f"probe-{number}", int(time.time() * 1000)
-        event = {"user_id": user, "item_id": "item-00001", "kind": "view", "time_ms": now_ms, "event_id": user}
+        user = f"probe-{number}"
+        event = {name: value for name, value in event_of(user)._asdict().items() if value is not None}
         async with session.post(f"{address}/v1/events", data=orjson.dumps(event)) as response:
             assert response.status == 202, await response.text()
         accepted = time.perf_counter()
         while True:
             async with session.get(f"{address}/v1/recommendations?user={user}&k=1") as response:
                 answer = orjson.loads(await response.read())
-            if answer["as_of"] == now_ms:
+            if answer["as_of"] == event["time_ms"]:
                 break
             assert time.perf_counter() - accepted < LONGEST_S, answer
             await asyncio.sleep(0.001)
         seconds.append(time.perf_counter() - accepted)
         await asyncio.sleep(PROBE_EVERY_S)
     raise AssertionError
+
+
+def _viewed_now(user: str) -> Event:
+    return Event(user, "item-00001", "view", int(time.time() * 1000), user)
 
 
 def _seen(traffic: Traffic) -> tuple[int, int]:

@@ -1,0 +1,134 @@
+"""Every user's record against the log, the slow and obvious way: one event after the other, one list per user."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from store.releases import Release
+from store.user_state import TIMELINE, UserRecord, UserStates, encode_timelines, user_vectors
+from stream.events import ERASE, Event, decode_event, event_key, item_key, kind_code
+from stream.log import Log
+from stream.topics import EVENTS
+
+READ_AT_ONCE = 10_000
+USERS_AT_ONCE = 2000
+ROUNDING = 1e-4  # of the vector's length: what `led.encoder` promises of running sums
+
+
+class Entry(NamedTuple):
+    """One event as a timeline holds it."""
+
+    item: int
+    time_ms: int
+    event: int
+    kind: int
+
+
+@dataclass
+class Expected:
+    """A user's timeline, oldest first, how many events took effect, and where the last one was in the log."""
+
+    timeline: list[Entry] = field(default_factory=list)
+    applied: int = 0
+    position: tuple[int, int] = (-1, -1)
+
+
+@dataclass
+class Comparison:
+    """How many users were compared, how many events their records count, and what was not as expected.
+
+    differing: the first few, in words.
+    """
+
+    events: int = 0
+    users: int = 0
+    timelines_differing: int = 0
+    vectors_differing: int = 0
+    without_vector: int = 0
+    largest_difference: float = 0.0
+    differing: list[str] = field(default_factory=list)
+
+
+def logged_events(log: Log) -> Iterator[tuple[int, int, Event]]:
+    """Partition, offset and event of all that is in the log, each partition in its order."""
+    starts, ends = log.start_offsets(EVENTS), log.end_offsets(EVENTS)
+    for partition, start in starts.items():
+        following = start
+        while following < ends[partition]:
+            for record in log.read(EVENTS, partition, following, READ_AT_ONCE):
+                yield partition, record.offset, decode_event(record.value)
+                following = record.offset + 1
+
+
+def folded(events: Iterator[tuple[int, int, Event]], max_events: int) -> dict[str, Expected]:
+    """What each user's record should say after these events."""
+    users: dict[str, Expected] = defaultdict(Expected)
+    for partition, offset, event in events:
+        user = users[event.user_id]
+        user.position = (partition, offset)
+        if event.kind == ERASE:
+            user.timeline, user.applied = [], 0
+            continue
+        new = Entry(item_key(event.item_id), event.time_ms, event_key(event.event_id), kind_code(event.kind))
+        if new.event and any((e.item, e.event, e.kind) == (new.item, new.event, new.kind) for e in user.timeline):
+            continue
+        user.timeline = [*user.timeline, new][-max_events:]
+        user.applied += 1
+    return users
+
+
+def compare(
+    expected: Mapping[str, Expected],
+    states: UserStates,
+    releases: Mapping[int, Release],
+    progress: Callable[[int], None] = lambda _: None,
+) -> Comparison:
+    """All users. releases: by `Release.key`, every one that a record may have been encoded under.
+
+    A timeline must be equal in every bit; a vector, to a fresh encoding of its timeline under its own release,
+    within ROUNDING.
+    """
+    found = Comparison()
+    users = list(expected)
+    for first in range(0, len(users), USERS_AT_ONCE):
+        progress(first)
+        some = users[first : first + USERS_AT_ONCE]
+        good: list[UserRecord] = []
+        for user, record in zip(some, states.read(some), strict=True):
+            found.users += 1
+            found.events += record.applied if isinstance(record, UserRecord) else 0
+            if isinstance(record, UserRecord) and _is_equal(expected[user], record):
+                good.append(record)
+            else:
+                found.timelines_differing += 1
+                found.differing = [*found.differing, f"{user}: {record}"][:5]
+        _compare_vectors(good, releases, found)
+    return found
+
+
+def _is_equal(expected: Expected, record: UserRecord) -> bool:
+    position = record.position.partition, record.position.offset
+    timeline = np.array(expected.timeline, TIMELINE)
+    return bool(
+        record.applied == expected.applied
+        and position == expected.position
+        and record.timeline.tobytes() == timeline.tobytes()
+    )
+
+
+def _compare_vectors(records: Sequence[UserRecord], releases: Mapping[int, Release], found: Comparison) -> None:
+    found.without_vector += sum(record.release not in releases for record in records)
+    for key, release in releases.items():
+        made_by_it = [record for record in records if record.release == key]
+        if not made_by_it:
+            continue
+        fresh = encode_timelines([record.timeline for record in made_by_it], release).vectors()
+        difference = np.linalg.norm(user_vectors(made_by_it, release) - fresh, axis=1)
+        length = np.maximum(np.linalg.norm(fresh, axis=1), 1e-9)
+        found.vectors_differing += int(np.count_nonzero(difference > ROUNDING * length))
+        found.largest_difference = max(found.largest_difference, float((difference / length).max()))
