@@ -24,10 +24,14 @@ class TooFewEvents(ValueError):
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried on the validation part. validation_users: of each task, at most."""
+    """What is tried on the validation part. validation_users: of each task, at most.
+
+    p below 0 stays out: it makes the weakest directions the loudest, which a validation part made of fewer events
+    judges too kindly (Gowalla, d = 1024: a tie there, .1890 against .1926 recall@20 after the fit on everything).
+    """
 
     a: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
-    p: tuple[float, ...] = (-0.5, 0.0, 0.5, 1.0)
+    p: tuple[float, ...] = (0.0, 0.5, 1.0)
     bias: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1)
     users_share: float = 0.1
     validation_users: int = 2000
