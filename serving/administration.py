@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from serving.current import CANNOT_LOAD, CurrentRelease
 from serving.parts import Parts
 from serving.refusals import Refused
 from serving.schemas import (
@@ -19,10 +18,12 @@ from serving.schemas import (
     TimelineItem,
     UserAnswer,
 )
+from serving.served import Served
 from store.connection import StoreUnavailable
 from store.releases import BadRelease, UnknownRelease
 from store.user_state import DamagedRecord
 from stream.announcements import announce
+from stream.current import CANNOT_LOAD, CurrentRelease
 from stream.events import kind_code
 from stream.log import LogUnavailable
 
@@ -30,7 +31,7 @@ from stream.log import LogUnavailable
 class Administration:
     """Used by any thread."""
 
-    def __init__(self, parts: Parts, current: CurrentRelease) -> None:
+    def __init__(self, parts: Parts, current: CurrentRelease[Served]) -> None:
         self._parts, self._current = parts, current
         self._kinds = {kind_code(kind): kind for kind in parts.border.kinds}
 

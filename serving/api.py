@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 
 from serving import schemas
 from serving.administration import Administration
-from serving.current import CurrentRelease
 from serving.hot import EVENTS, RECOMMENDATIONS, Hot, Questions, headers, read_all
 from serving.metrics import Metrics
 from serving.parts import Parts
@@ -26,7 +25,9 @@ from serving.publisher import Publisher, entry_of
 from serving.questions import Question, from_timeline, read_query, record_of
 from serving.refusals import Refused
 from serving.schemas import DEFAULT_K, MAX_K
+from serving.served import Served
 from store.connection import StoreUnavailable
+from stream.current import CurrentRelease
 from stream.events import InvalidEvent, check_user_id, erasure, item_key
 from stream.log import LogUnavailable
 
@@ -43,7 +44,7 @@ class Routes:
     hot: Hot
     questions: Questions
     publisher: Publisher
-    current: CurrentRelease
+    current: CurrentRelease[Served]
     metrics: Metrics
 
 

@@ -14,14 +14,15 @@ from serving.answers import Recommender
 from serving.api import Lifespan, Routes, build_api
 from serving.batcher import Batcher
 from serving.breaker import GuardedStates
-from serving.current import CurrentRelease
 from serving.hot import Hot, HotPaths, Questions
 from serving.metrics import Metrics, lag
 from serving.parts import Limits, Parts
 from serving.posts import Posts
 from serving.publisher import Publisher, publisher
 from serving.recent import RecentItems
+from serving.served import Served
 from store.item_index import use_threads
+from stream.current import CurrentRelease
 
 
 def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
@@ -30,7 +31,7 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
     metrics, recent = Metrics(), RecentItems()
     current = CurrentRelease(
         parts.log,
-        parts.releases,
+        lambda version: Served(parts.releases.load(version)),
         retry_every_s=limits.retry_release_every_s,
         on_swap=metrics.swapped,
         on_refusal=metrics.refused,
@@ -51,7 +52,7 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
     return HotPaths(hot, metrics, build_api(routes, _lifespan(current, questions, events)))
 
 
-def _lifespan(current: CurrentRelease, questions: Questions, events: Publisher) -> Lifespan:
+def _lifespan(current: CurrentRelease[Served], questions: Questions, events: Publisher) -> Lifespan:
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         use_threads(1)
