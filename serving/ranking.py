@@ -70,7 +70,7 @@ def best(
 def most_popular(served: Served, k: int, hidden: Collection[int]) -> Ranked:
     """The k most popular rows that are not hidden, with their popularity."""
     rows = _popular_rows(served, k, hidden)
-    return Ranked(rows, list(served.popularity[rows]))
+    return Ranked(rows, list(served.release.popularity[rows]))
 
 
 def _by_width(needs: Sequence[int]) -> list[list[int]]:
@@ -91,7 +91,8 @@ def _scored(served: Served, vectors: F32, chosen: Sequence[Sequence[int]]) -> li
     sizes = [len(rows) for rows in chosen]
     flat = np.array([row for rows in chosen for row in rows], np.int64)
     owners = np.repeat(np.arange(len(chosen)), sizes)
-    scores = np.einsum("nd,nd->n", vectors[owners], served.output_embeddings[flat]) + served.biases[flat]
+    release = served.release
+    scores = np.einsum("nd,nd->n", vectors[owners], release.output_embeddings[flat]) + release.biases[flat]
     order = np.lexsort((-scores, owners))
     rows, ordered = flat[order].tolist(), list(scores[order])
     answers, start = [], 0

@@ -1,4 +1,4 @@
-"""A release as requests need it: plain arrays, and item ids decoded once."""
+"""A release as requests need it: warmed, and item ids decoded once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from led.encoder import F32
 from store.releases import Release
 from stream.events import item_key
 
@@ -20,10 +19,6 @@ class Served:
         self.release = release
         self.version = release.version
         self.item_id = lru_cache(maxsize=KEPT_IDS)(release.item_id)
-        # Mapped arrays without the mapped type, whose every slice costs a microsecond.
-        self.output_embeddings: F32 = np.asarray(release.output_embeddings)
-        self.biases: F32 = np.asarray(release.biases)
-        self.popularity: F32 = np.asarray(release.popularity)
         self.most_popular: list[int] = release.most_popular.tolist()
         release.warm_up()
         for row in self.most_popular:
