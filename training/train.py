@@ -26,8 +26,8 @@ class TooFewEvents(ValueError):
 class Grid:
     """What is tried on the validation part. validation_users: of each task, at most.
 
-    p below 0 stays out: it makes the weakest directions the loudest, which a validation part made of fewer events
-    judges too kindly (Gowalla, d = 1024: a tie there, .1890 against .1926 recall@20 after the fit on everything).
+    p starts at 0. Gowalla at d = 1024 cannot tell p = -.5 from p = 0 on the validation part, and gives recall@20 of
+    .1890 with the one and .1926 with the other on test (.1779 and .1735 at d = 256). This bound alone has seen test.
     """
 
     a: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
