@@ -78,9 +78,9 @@ def test_arrays_are_mapped_files_and_not_copies(folder: Path) -> None:
     release = releases_in(folder.parent).load(folder.name)
     for name in ("item_keys", "input_embeddings", "output_embeddings", "biases", "popularity"):
         array = getattr(release, name)
-        assert isinstance(array, np.memmap)
+        assert isinstance(array.base, np.memmap)
         assert not array.flags.writeable
-        assert Path(str(array.filename)).name == f"{name}.npy"
+        assert Path(str(array.base.filename)).name == f"{name}.npy"
 
 
 def test_a_release_without_its_index_says_so_and_reads_less(folder: Path) -> None:
