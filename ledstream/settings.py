@@ -5,16 +5,19 @@ A flag wins over the environment. Unknown names and bad values stop the start, e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from led.encoder import Encoder
 from stream.events import ERASE, MAX_KIND_BYTES, kind_code
 
 PREFIX = "LEDSTREAM_"
 NOT_SETTINGS = {"LEDSTREAM_DATA"}  # where tests look for recorded data; and LEDSTREAM_TEST_*, their servers
+_KIND = re.compile(rf"[!-+\--<>-~]{{1,{MAX_KIND_BYTES}}}")  # what the text of LEDSTREAM_KINDS can hold
 
 
 class SettingsError(ValueError):
@@ -38,11 +41,14 @@ class Settings(BaseModel):
     workers: int = Field(1, ge=1, le=256, description="server processes")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of a consumer's /metrics; 0: none")
 
-    kinds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+    kinds: dict[str, float] = Field(
         {"view": 1.0, "click": 1.0, "sale": 1.0},
+        min_length=1,
         description="kinds of events and their weights in the encoder, as view=1,click=1,sale=1",
     )
-    half_life_s: float = Field(0, ge=0, description="age at which an event counts half for its user; 0: no decay")
+    half_life_s: float = Field(
+        0, ge=0, allow_inf_nan=False, description="age at which an event counts half for its user; 0: no decay"
+    )
     timeline_events: int = Field(50, ge=1, le=1000, description="newest events kept for a user")
     idle_after_s: int = Field(30 * 86400, ge=1, description="a user without events for so long is forgotten")
     max_event_ahead_s: float = Field(300, ge=0, description="how far in the future an event may be dated")
@@ -50,7 +56,7 @@ class Settings(BaseModel):
 
     archive_flush_s: float = Field(60, gt=0, description="longest time an event waits for its archive file")
     train_days: int = Field(30, ge=1, description="days of archive a release is trained on")
-    train_every_s: float = Field(0, ge=0, description="`up` retrains so often; 0: only when asked")
+    train_every_s: float = Field(0, ge=0, allow_inf_nan=False, description="`up` retrains so often; 0: only when asked")
     dim: int = Field(64, ge=1, le=4096, description="dimension of the embeddings")
     tune: bool = Field(False, description="choose the model's exponents on a validation part, which takes longer")
     supervisor_pid: int = Field(0, ge=0, description="stop when this process is gone; set by `up`")
@@ -61,18 +67,24 @@ class Settings(BaseModel):
         if not isinstance(value, str):
             return value
         pairs = [part.partition("=") for part in value.split(",") if part.strip()]
-        return {name.strip(): weight.strip() or "1" for name, _, weight in pairs}
+        kinds = {name.strip(): weight.strip() or "1" for name, _, weight in pairs}
+        if len(kinds) < len(pairs):
+            raise ValueError("a kind appears twice")
+        return kinds
 
     @field_validator("kinds")
     @classmethod
     def _check_kinds(cls, value: dict[str, float]) -> dict[str, float]:
         codes: dict[int, str] = {}
         for name in (*value, ERASE):
-            if not name or len(name) > MAX_KIND_BYTES or not name.isascii() or not name.isprintable():
-                raise ValueError(f"kind {name!r}: 1 to {MAX_KIND_BYTES} printable ASCII characters")
+            if not _KIND.fullmatch(name):
+                raise ValueError(
+                    f"kind {name!r}: 1 to {MAX_KIND_BYTES} printable ASCII characters, no space, comma or ="
+                )
             other = codes.setdefault(kind_code(name), name)
             if other != name or (name == ERASE and ERASE in value):
                 raise ValueError(f"kind {name!r} cannot be told from kind {other!r}: rename one")
+        Encoder({kind_code(name): weight for name, weight in value.items()})  # refuses weights that it cannot carry
         return value
 
     @property
