@@ -294,15 +294,9 @@ def figures_of(course: Course, seen: Seen, comparison: Comparison, accepted: int
     passed_s = course.empty_s - course.started_s
     asked = seen.asked
     during = _latencies(asked, course.training_s)
-    swaps = [(announced, first + AFTER_S) for announced, first in course.swaps_s]
-    around = _latencies(asked, swaps)
+    around = _latencies(asked, [(announced, first + AFTER_S) for announced, first in course.swaps_s])
     before = _latencies(asked, [(course.started_s, min((start for start, _ in course.training_s), default=0.0))])
-    for sample in course.samples[:: max(1, len(course.samples) // 12)]:
-        memory = ", ".join(f"{name} {mb:.0f}" for name, mb in sorted(sample.resident_mb.items()))
-        print(f"  {sample.at_s:5.0f} s {sample.events:7d} events, lag {sample.lag:.0f}; MB: {memory}")
-    for training in course.trainings:
-        print(f"  {training}")
-    _print_recall(course, asked)
+    _print_course(course, asked)
     print(f"  {comparison}")
     lags = [sample.lag for sample in course.samples if sample.lag == sample.lag]
     return {
@@ -341,6 +335,15 @@ def recall_of(asked: list[Asked]) -> dict[str, float]:
     """recall@20 of the three, over the same questions."""
     names = ("recall20_personal", "recall20_last_hour", "recall20_last_day")
     return {name: round(_mean([one.hits[place] for one in asked]), 4) for place, name in enumerate(names)}
+
+
+def _print_course(course: Course, asked: list[Asked]) -> None:
+    for sample in course.samples[:: max(1, len(course.samples) // 12)]:
+        memory = ", ".join(f"{name} {mb:.0f}" for name, mb in sorted(sample.resident_mb.items()))
+        print(f"  {sample.at_s:5.0f} s {sample.events:7d} events, lag {sample.lag:.0f}; MB: {memory}")
+    for training in course.trainings:
+        print(f"  {training}")
+    _print_recall(course, asked)
 
 
 def _print_recall(course: Course, asked: list[Asked]) -> None:
