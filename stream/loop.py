@@ -91,6 +91,7 @@ class Loop(Generic[T]):
         self._decode, self._handler, self._on_tick = decode, handler, on_tick
         self._max_records, self._poll_timeout_s = max_records, poll_timeout_s
         self._owned: frozenset[int] = frozenset()
+        self._stored: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self.progress = Progress()
 
@@ -146,6 +147,7 @@ class Loop(Generic[T]):
         self.progress.rebalances += 1
         for partition in self._owned - owned:
             self._handler.revoked(partition)
+            self._stored.pop(partition, None)
             self._committed.pop(partition, None)
         moved: set[int] = set()
         for partition in sorted(owned - self._owned):
@@ -176,13 +178,15 @@ class Loop(Generic[T]):
         return decoded
 
     def _commit(self, reader: Reader, stored: Mapping[int, int]) -> None:
-        new = {p: offset for p, offset in stored.items() if p in self._owned and self._committed.get(p) != offset}
+        """Commit what is stored and not committed yet, an earlier failure's part included."""
+        self._stored.update((partition, offset) for partition, offset in stored.items() if partition in self._owned)
+        new = {partition: at for partition, at in self._stored.items() if self._committed.get(partition) != at}
         if not new:
             return
         try:
             reader.commit(new)
         except LogUnavailable as error:
-            # The next commit says more than this one did, and a replay in between is harmless.
+            # The next turn tries again, with what is stored by then; a replay in between is harmless.
             self.progress.commit_failures += 1
             logger.warning("commit failed, going on: %s", error)
         else:
