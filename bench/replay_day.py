@@ -18,12 +18,10 @@ import argparse
 import asyncio
 import multiprocessing
 import os
-import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -36,10 +34,11 @@ import pyarrow.parquet as pq
 
 from bench.every_user import Comparison, compare, folded, logged_events
 from bench.freshness import probe
-from bench.replay_load import Asked, Popularity, ReplayLoad, Seen
+from bench.replay_load import Popularity, ReplayLoad, Seen
+from bench.replay_report import Course, Sample, figures_of, print_course
 from bench.replay_training import News, Training, train_for_news, write_history
-from bench.report import closing, opening, percentiles_ms
-from bench.server import resident_mb, tree
+from bench.report import closing, opening
+from bench.server import descendants, resident_mb
 from bench.world import servers
 from ledstream import parts
 from ledstream.own_system import OwnSystem, free_port
@@ -50,8 +49,15 @@ from stream.topics import EVENTS
 
 DAY_MS = 86_400_000
 EMPTY_WITHIN_S = 300.0
-AFTER_S = 1.0
 APPENDED_AT_ONCE = 2000
+PROCESSES = {  # a part of the command line, and what to call such a process and those it starts
+    "kafka.Kafka": "kafka",
+    "valkey": "valkey",
+    "ledstream up": "up",
+    "ledstream serve": "server",
+    "consume timelines": "timelines",
+    "consume archive": "archive",
+}
 
 
 class Clicks:
@@ -71,31 +77,6 @@ class Clicks:
     def count(self, start_ms: int, end_ms: int) -> int:
         first, end = np.searchsorted(self._times, [start_ms, end_ms])
         return int(end - first)
-
-
-@dataclass
-class Sample:
-    """One look at the system."""
-
-    at_s: float
-    events: int
-    lag: float
-    store_mb: float
-    resident_mb: dict[str, float]
-
-
-@dataclass
-class Course:
-    """What a run did and saw, times in seconds of time.perf_counter."""
-
-    started_s: float = 0.0
-    posted_s: float = 0.0
-    empty_s: float = 0.0
-    trainings: list[Training] = field(default_factory=list)
-    training_s: list[tuple[float, float]] = field(default_factory=list)  # from start to announcement
-    swaps_s: list[tuple[float, float]] = field(default_factory=list)  # from announcement to the first answer
-    samples: list[Sample] = field(default_factory=list)
-    probes: list[float] = field(default_factory=list)
 
 
 def main() -> None:
@@ -123,6 +104,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--before-h", type=float, default=24.0, help="hours before the day that come through the log")
     parser.add_argument("--asked-share", type=float, default=0.5)
     parser.add_argument("--retrains", type=int, default=1, help="evenly spread over the day")
+    parser.add_argument("--hold", action="store_true", help="stand still while training, as time nearly does outside")
     for name, value in News()._asdict().items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--seed", type=int, default=1)
@@ -169,16 +151,19 @@ class Replay:
                 )
                 await self._measured(load, system, session, trainer)
                 comparison = await asyncio.to_thread(self._compare, log)
-                appended = sum(log.end_offsets(EVENTS).values()) - sum(log.start_offsets(EVENTS).values())
+                ends, starts = log.end_offsets(EVENTS), log.start_offsets(EVENTS)
+                self._course.appended = sum(ends.values()) - sum(starts.values())
                 log.close()
-        return figures_of(self._course, load.seen, comparison, self._before_count + load.seen.events, appended)
+        print_course(self._course, load.seen.asked)
+        print(f"  {comparison}")
+        return figures_of(self._course, load.seen, comparison)
 
     async def _begin(
         self, log: Log, system: OwnSystem, session: aiohttp.ClientSession, trainer: ProcessPoolExecutor
     ) -> None:
         """The day before through the log, and a first release in every process. Nothing of it is measured."""
         before = list(self._clicks.between(self._before_ms, self._day_ms))
-        self._before_count = len(before)
+        self._course.before = len(before)
         for event in before:
             self._popularity.add(event)
         await asyncio.to_thread(_append, log, before)
@@ -201,7 +186,7 @@ class Replay:
             probing = tasks.create_task(
                 probe(system.address, session, partial(_probing, load.seen), is_over.is_set), name="probes"
             )
-            retraining = tasks.create_task(self._retrain(load.seen, trainer))
+            retraining = tasks.create_task(self._retrain(load, trainer))
             await load.drive(clicks)
             course.posted_s = time.perf_counter()
             log = parts.open_log(self._settings)
@@ -213,14 +198,19 @@ class Replay:
             await self._wait_until_empty(log, "timelines", "archive")
             log.close()
 
-    async def _retrain(self, seen: Seen, trainer: ProcessPoolExecutor) -> None:
+    async def _retrain(self, load: ReplayLoad, trainer: ProcessPoolExecutor) -> None:
         for number in range(1, self._chosen.retrains + 1):
-            while seen.events < self._events * number / (self._chosen.retrains + 1):
+            while load.seen.events < self._events * number / (self._chosen.retrains + 1):
                 await asyncio.sleep(0.02)
+            if self._chosen.hold:
+                load.going.clear()
             started = time.perf_counter()
             training = await self._train(trainer)
             announced = time.perf_counter()
-            while seen.newest != training.version:
+            if self._chosen.hold:
+                self._course.held_s += announced - started
+                load.going.set()
+            while load.seen.newest != training.version:
                 if self._course.posted_s:
                     return  # the day was over before anybody could ask the new release
                 await asyncio.sleep(0.002)
@@ -275,92 +265,19 @@ class Replay:
 
 
 def processes_mb() -> dict[str, float]:
-    """Resident memory of every process below this one, by what it is; this one as "clients"."""
+    """Resident memory, shared pages included, of every process below this one, by what it is; this one as "clients"."""
+    names = {os.getpid(): "clients"}
     found: dict[str, float] = {"clients": resident_mb(os.getpid())}
-    for pid in tree(os.getpid())[1:]:
+    for pid, parent in descendants(os.getpid()):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue  # ended meanwhile
-        known = {"kafka.Kafka": "kafka", "valkey": "valkey", "ledstream up": "up", "ledstream serve": "server"}
-        known |= {"consume timelines": "timelines", "consume archive": "archive", "spawn_main": "workers"}
-        name = next((name for part, name in known.items() if part in command), "others")
+        above = names.get(parent, "others")
+        name = next((name for part, name in PROCESSES.items() if part in command), above)
+        names[pid] = name = "trainer" if name == "clients" else name
         found[name] = found.get(name, 0.0) + resident_mb(pid)
     return found
-
-
-def figures_of(course: Course, seen: Seen, comparison: Comparison, accepted: int, appended: int) -> dict[str, object]:
-    """The figures, and lines for people on the way. accepted: events, probes aside, that the log has taken."""
-    passed_s = course.empty_s - course.started_s
-    asked = seen.asked
-    during = _latencies(asked, course.training_s)
-    around = _latencies(asked, [(announced, first + AFTER_S) for announced, first in course.swaps_s])
-    before = _latencies(asked, [(course.started_s, min((start for start, _ in course.training_s), default=0.0))])
-    _print_course(course, asked)
-    print(f"  {comparison}")
-    lags = [sample.lag for sample in course.samples if sample.lag == sample.lag]
-    return {
-        "events_sent": seen.events,
-        "events_per_s": round(seen.events / passed_s, 1),
-        "answers_per_s": round(len(asked) / (course.posted_s - course.started_s), 1),
-        "answers": len(asked),
-        "answer_errors": seen.answer_errors,
-        "events_rejected": seen.rejected,
-        "post_retries": seen.post_retries,
-        "events_lost": accepted + len(course.probes) - comparison.events,
-        "events_appended_twice": appended - accepted - len(course.probes),
-        **percentiles_ms([one.seconds for one in asked]),
-        **{f"freshness_{name}": value for name, value in percentiles_ms(course.probes).items()},
-        "probes": len(course.probes),
-        "personal_share": round(_mean([one.is_personal for one in asked]), 4),
-        **recall_of(asked),
-        "swaps": len(course.swaps_s),
-        "training_s": [round(training.seconds, 1) for training in course.trainings],
-        "announced_to_first_answer_s": [round(first - announced, 3) for announced, first in course.swaps_s],
-        "p99_ms_before": before,
-        "p99_ms_while_training": during,
-        "p99_ms_around_swaps": around,
-        "lag_median": statistics.median(lags),
-        "lag_max": max(lags),
-        "store_used_mb": round(course.samples[-1].store_mb, 1),
-        "resident_mb": {name: round(mb) for name, mb in course.samples[-1].resident_mb.items()},
-        "users_compared": comparison.users,
-        "users_differing": comparison.timelines_differing + comparison.vectors_differing,
-        "largest_vector_difference": comparison.largest_difference,
-        "users_without_vector": comparison.without_vector,
-    }
-
-
-def recall_of(asked: list[Asked]) -> dict[str, float]:
-    """recall@20 of the three, over the same questions."""
-    names = ("recall20_personal", "recall20_last_hour", "recall20_last_day")
-    return {name: round(_mean([one.hits[place] for one in asked]), 4) for place, name in enumerate(names)}
-
-
-def _print_course(course: Course, asked: list[Asked]) -> None:
-    for sample in course.samples[:: max(1, len(course.samples) // 12)]:
-        memory = ", ".join(f"{name} {mb:.0f}" for name, mb in sorted(sample.resident_mb.items()))
-        print(f"  {sample.at_s:5.0f} s {sample.events:7d} events, lag {sample.lag:.0f}; MB: {memory}")
-    for training in course.trainings:
-        print(f"  {training}")
-    _print_recall(course, asked)
-
-
-def _print_recall(course: Course, asked: list[Asked]) -> None:
-    """By release, since how fresh a release is decides nearly everything here."""
-    for training in course.trainings:
-        some = [one for one in asked if one.release == training.version]
-        print(f"  release {training.version}: {len(some)} answers, {recall_of(some)}")
-
-
-def _latencies(asked: list[Asked], windows: list[tuple[float, float]]) -> float:
-    """p99 of the answers asked for within the windows."""
-    some = [one.seconds for one in asked if any(start <= one.at_s <= end for start, end in windows)]
-    return percentiles_ms(some)["p99_ms"]
-
-
-def _mean(values: list[bool]) -> float:
-    return sum(values) / max(1, len(values))
 
 
 def _probing(seen: Seen, user: str) -> Event:

@@ -95,6 +95,8 @@ class ReplayLoad:
         self._asked_share, self._random = asked_share, Random(seed)
         self._slots = asyncio.Semaphore(64)
         self.seen = Seen()
+        self.going = asyncio.Event()  # cleared by whoever wants the replay to stand still
+        self.going.set()
 
     async def drive(self, events: Iterable[Event], *, lanes: int = 4, batch: int = 100) -> None:
         """Send all events, in order for each user; returns when all are accepted and all questions answered."""
@@ -103,6 +105,7 @@ class ReplayLoad:
             for queue in queues:
                 tasks.create_task(self._send(queue, batch))
             for event in events:
+                await self.going.wait()
                 question = self._popularity.question(event) if self._random.random() < self._asked_share else None
                 self._popularity.add(event)
                 self.seen.clock_ms, self.seen.item = event.time_ms, event.item_id

@@ -44,7 +44,9 @@ def serving(settings: Settings) -> Iterator[int]:
 
 def cpu_seconds(pid: int) -> float:
     """User and system time so far of a process and of its descendants that still run."""
-    ticks = sum(int(field) for member in tree(pid) for field in _stat(member)[11:13])
+    ticks = sum(
+        int(field) for member in [pid, *(child for child, _ in descendants(pid))] for field in _stat(member)[11:13]
+    )
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -57,16 +59,22 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def tree(pid: int) -> list[int]:
-    """The process and its descendants."""
-    found = [pid]
-    for member in found:
-        for children in Path(f"/proc/{member}/task").glob("*/children"):
-            try:
-                found += map(int, children.read_text().split())
-            except OSError:
-                continue  # that thread ended
+def descendants(pid: int) -> list[tuple[int, int]]:
+    """Processes below this one, each with the process that started it, which comes earlier."""
+    found = _children(pid)
+    for child, _ in found:
+        found += _children(child)
     return found
+
+
+def _children(pid: int) -> list[tuple[int, int]]:
+    children = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children += [(int(child), pid) for child in listing.read_text().split()]
+        except OSError:
+            continue  # that thread ended
+    return children
 
 
 def _stat(pid: int) -> list[str]:
