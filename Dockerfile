@@ -14,6 +14,6 @@ COPY training training
 COPY ledstream ledstream
 
 USER ledstream
-ENV LEDSTREAM_DATA_DIR=/data PYTHONUNBUFFERED=1
+ENV LEDSTREAM_DATA_DIR=/data PYTHONUNBUFFERED=1 OPENBLAS_NUM_THREADS=1
 ENTRYPOINT ["python", "-m", "ledstream"]
 CMD ["serve"]

@@ -72,6 +72,7 @@ class OwnSystem:
 
     async def _spawn(self, log: Path, command: str) -> Process:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # it trains beside the traffic, on the same cores
         with log.open("ab") as out:
             # A session of its own: Ctrl-C is ours, and the tree is stopped when the traffic has ended.
             return await asyncio.create_subprocess_exec(

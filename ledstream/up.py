@@ -96,6 +96,7 @@ def supervise(
 ) -> None:
     """Keep the embedded store, if there is one, and the children running until stop is set."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("LEDSTREAM_")}
+    environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads of one process that wait for another's cost 20 times more
     environ |= settings.model_copy(update={"supervisor_pid": os.getpid()}).as_environ()
     while not stop.is_set():
         if store is not None and not store.is_alive():

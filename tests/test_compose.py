@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -87,7 +88,8 @@ def _started(command: list[str], environ: dict[str, str], log: Path) -> Iterator
             yield process
         finally:
             process.terminate()
-            assert process.wait(30) == 0, log.read_text()
+            # Stopped in an orderly way, or before it had got so far as to listen to signals.
+            assert process.wait(30) in (0, -signal.SIGTERM), log.read_text()
 
 
 def _free_port() -> str:
