@@ -23,6 +23,7 @@ from store.user_state import (
     empty_timeline,
     encode_timelines,
     flat_events,
+    joined,
 )
 from stream.events import ERASE, Event, event_key, item_key, kind_code
 
@@ -72,7 +73,7 @@ def change_timeline(
         counts.applied += len(fresh)
         counts.duplicates += len(new) - len(fresh)
         applied += len(fresh)
-    whole = np.concatenate([timeline, fresh])
+    whole = joined((timeline, fresh))
     surplus = max(len(whole) - max_events, 0)
     left = timeline[: min(surplus, len(timeline))]
     kept = whole[surplus:]
