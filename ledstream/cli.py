@@ -18,7 +18,10 @@ Parser = argparse.ArgumentParser
 WHERE = ("log", "store", "data_dir", "namespace", "partitions", "replication")
 SERVER = ("host", "port", "workers", "kinds", "timeline_events", "idle_after_s", "max_event_ahead_s", "max_event_age_s")
 CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
-TRAINING = ("kinds", "half_life_s", "train_days", "dim", "tune")
+TRAINING = (
+    *("kinds", "half_life_s", "train_days", "train_half_life_s"),
+    *("popularity_half_life_s", "popularity_bias", "dim", "tune"),
+)
 
 
 @dataclass(frozen=True)

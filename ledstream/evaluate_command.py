@@ -11,7 +11,6 @@ from store.archive import read_archive
 from training import benchmarks
 from training.evaluate import Row
 from training.progress import progress_bars
-from training.train import Grid
 
 ARCHIVE = "archive"
 
@@ -30,7 +29,7 @@ def run(settings: Settings, benchmark: str, dims: Sequence[int] | None, *, as_js
 
 def _own_rows(settings: Settings, dims: Sequence[int]) -> Iterator[Row]:
     events = read_archive(settings.archive_dir)
-    chosen = replace(train_settings(settings), grid=Grid())
+    chosen = train_settings(settings.model_copy(update={"tune": True}))
     with progress_bars() as progress:
         for dim in dims:
             spectral = replace(chosen.spectral, dim=dim)

@@ -57,6 +57,15 @@ class Settings(BaseModel):
     archive_flush_s: float = Field(60, gt=0, description="longest time an event waits for its archive file")
     train_days: int = Field(30, ge=1, description="days of archive a release is trained on")
     train_every_s: float = Field(0, ge=0, allow_inf_nan=False, description="`up` retrains so often; 0: only when asked")
+    train_half_life_s: float = Field(
+        0, ge=0, allow_inf_nan=False, description="age at which an event counts half in training; 0: no decay"
+    )
+    popularity_half_life_s: float = Field(
+        86400, ge=0, allow_inf_nan=False, description="age at which an event counts half for popularity; 0: no decay"
+    )
+    popularity_bias: float = Field(
+        0, ge=0, allow_inf_nan=False, description="how much popularity adds to every score; `tune` tries others too"
+    )
     dim: int = Field(64, ge=1, le=4096, description="dimension of the embeddings")
     tune: bool = Field(False, description="choose the model's exponents on a validation part, which takes longer")
     supervisor_pid: int = Field(0, ge=0, description="stop when this process is gone; set by `up`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from ledstream import parts
@@ -26,10 +27,12 @@ logger = logging.getLogger(__name__)
 def train_settings(settings: Settings) -> TrainSettings:
     """How a release is trained under these settings."""
     return TrainSettings(
-        selection=Selection(dict(settings.kinds)),
+        selection=Selection(dict(settings.kinds), half_life_s=settings.train_half_life_s or None),
         spectral=SpectralSettings(dim=settings.dim),
+        bias=settings.popularity_bias,
         half_life_s=settings.half_life_s or None,
-        grid=Grid() if settings.tune else None,
+        popularity_half_life_s=settings.popularity_half_life_s or None,
+        grid=replace(Grid(), bias=tuple(sorted({*Grid.bias, settings.popularity_bias}))) if settings.tune else None,
     )
 
 
