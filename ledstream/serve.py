@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +49,7 @@ def only_on(host: str, port: int) -> Iterator[None]:
 def make_app() -> HotPaths:
     """One worker's application."""
     log_to_stderr()
+    end_with_parent()
     settings = read_settings(os.environ)
     store = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S)
     return create_app(
@@ -57,3 +60,16 @@ def make_app() -> HotPaths:
             border=parts.border(settings),
         )
     )
+
+
+def end_with_parent() -> None:
+    """Stop this process once the one that made it is gone: a worker left behind would keep the port and its lock."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
