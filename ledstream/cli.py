@@ -20,7 +20,7 @@ SERVER = ("host", "port", "workers", "kinds", "timeline_events", "idle_after_s",
 CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
 TRAINING = (
     *("kinds", "half_life_s", "train_days", "train_half_life_s"),
-    *("popularity_half_life_s", "popularity_bias", "dim", "tune"),
+    *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune"),
 )
 
 
@@ -136,6 +136,20 @@ def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     return doctor.run(settings, arguments.only)
 
 
+def _above_0(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _dimension(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 4096:
+        raise argparse.ArgumentTypeError(f"{text} is not a dimension from 1 to 4096")
+    return number
+
+
 def _consume_arguments(parser: Parser) -> None:
     parser.add_argument("consumer", choices=("timelines", "archive"), help="which consumer")
 
@@ -146,18 +160,18 @@ def _train_arguments(parser: Parser) -> None:
 
 def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--benchmark", default="archive", help="archive (default), or gowalla")
-    parser.add_argument("--dims", type=int, nargs="+", metavar="D", help="dimensions, a row each")
+    parser.add_argument("--dims", type=_dimension, nargs="+", metavar="D", help="dimensions, a row each")
     parser.add_argument("--json", action="store_true", help="one JSON object a row instead of a table")
 
 
 def _replay_arguments(parser: Parser) -> None:
     parser.add_argument("file", type=Path, help="Parquet file of events; columns are recognised by name")
-    parser.add_argument("--rate", type=float, help="events per second; default: as fast as the server takes them")
+    parser.add_argument("--rate", type=_above_0, help="events per second; default: as fast as the server takes them")
     parser.add_argument("--as-recorded", action="store_true", help="keep the recorded times instead of now")
 
 
 def _simulate_arguments(parser: Parser) -> None:
-    parser.add_argument("--rate", type=float, default=200.0, help="events per second (default 200)")
+    parser.add_argument("--rate", type=_above_0, default=200.0, help="events per second (default 200)")
     parser.add_argument("--for", dest="for_s", type=float, metavar="S", help="seconds; default: until Ctrl-C")
     parser.add_argument("--seed", type=int, default=1, help="another seed, other shoppers (default 1)")
 

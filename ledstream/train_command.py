@@ -46,8 +46,11 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
     with progress_bars() as progress:
         events = read_archive(settings.archive_dir, since_day=f"{since:%Y-%m-%d}")
         model = train(events, train_settings(settings), progress)
-    version = parts.releases(settings).publish(model, now_ms=now_ms)
+    releases = parts.releases(settings)
+    version = releases.publish(model, now_ms=now_ms)
     announce(log, version, now_ms)
+    for old in releases.prune(settings.keep_releases, now_ms):
+        logger.info("release %s deleted: %d newer ones are kept", old, settings.keep_releases)
     took_s = time.monotonic() - started
     logger.info("release %s: %d items from %d events in %.1f s", version, len(model.item_ids), len(events), took_s)
     return version

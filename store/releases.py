@@ -33,6 +33,7 @@ from store.item_index import MIN_RECALL, ItemIndex, build, load
 
 FORMAT = 1
 DESCRIPTION = "release.json"
+UNFINISHED, UNFINISHED_FOR_S = ".unfinished-", 86400
 ARRAYS = {
     "item_keys": np.uint64,
     "id_ends": np.int64,
@@ -207,7 +208,7 @@ class Releases:
             "popularity": model.popularity[order],
         }
         ids = [model.item_ids[row].encode() for row in order]
-        temporary = self._folder / f".unfinished-{os.getpid()}-{os.urandom(4).hex()}"
+        temporary = self._folder / f"{UNFINISHED}{os.getpid()}-{os.urandom(4).hex()}"
         temporary.mkdir(parents=True)
         try:
             for name, array in arrays.items():
@@ -223,14 +224,23 @@ class Releases:
             raise
         return version
 
-    def remove(self, version: str) -> None:
-        """Delete a release nobody uses. Processes that hold it keep their mapped files."""
-        shutil.rmtree(self._path(version))
+    def prune(self, keep: int, now_ms: int) -> list[str]:
+        """Delete all but the newest `keep` releases and what killed publishers left a day ago; returns the versions.
+
+        Processes that hold a deleted release keep its mapped files until they let go of it.
+        """
+        gone = self.versions()[: -max(keep, 1)]
+        for version in gone:
+            shutil.rmtree(self._path(version))
+        for unfinished in self._folder.glob(f"{UNFINISHED}*"):
+            if now_ms / 1000 - unfinished.stat().st_mtime > UNFINISHED_FOR_S:
+                shutil.rmtree(unfinished, ignore_errors=True)
+        return gone
 
     def _path(self, version: str) -> Path:
         folder = self._folder / version
         if not version or "/" in version or version.startswith(".") or not (folder / DESCRIPTION).is_file():
-            raise UnknownRelease(version)
+            raise UnknownRelease(f"there is no release {version!r} in {self._folder}")
         return folder
 
     def _order(self, model: Model) -> tuple[I64, U64]:
@@ -322,11 +332,11 @@ def _read_description(folder: Path) -> tuple[ReleaseInfo, dict[str, tuple[str, i
             created_ms=int(raw["created_ms"]),
             kind_weights={str(k): float(w) for k, w in raw["encoder"]["kind_weights"].items()},
             half_life_s=raw["encoder"]["half_life_s"],
-            index=raw["index"],
-            about=raw["about"],
+            index=dict(raw["index"]),
+            about=dict(raw["about"]),
         )
         files = {str(name): (str(sha), int(size)) for name, (sha, size) in raw["files"].items()}
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         if isinstance(error, BadRelease):
             raise
         raise BadRelease(f"release {folder.name}: {DESCRIPTION} cannot be read: {error}") from error

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,11 +107,17 @@ def test_versions_come_oldest_first_and_unfinished_folders_are_none(tmp_path: Pa
             releases.load(wrong)
 
 
-def test_a_removed_release_serves_whoever_holds_it(folder: Path) -> None:
+def test_pruning_keeps_the_newest_and_a_pruned_release_serves_whoever_holds_it(folder: Path) -> None:
     releases = releases_in(folder.parent)
     release = releases.load(folder.name)
-    releases.remove(folder.name)
-    assert releases.versions() == []
+    left = folder.parent / ".unfinished-1-abcd"
+    left.mkdir()
+    newest = releases.publish(model(items(5)), now_ms=release.info.created_ms + 1)
+    assert releases.prune(1, release.info.created_ms) == [folder.name]
+    assert releases.versions() == [newest]
+    assert left.is_dir(), "it may be a publisher still at work"
+    assert releases.prune(1, int(time.time() * 1000) + 2 * 86_400_000) == []
+    assert not left.exists()
     assert release.item_id(int(release.rows(np.array([item_key("item-3")], np.uint64))[0])) == "item-3"
     release.warm_up()
 
@@ -150,6 +157,9 @@ def test_a_file_that_is_missing_cut_or_altered_is_named(folder: Path, name: str)
         (lambda d: d.update(items=31), r"item_keys is uint64 of shape \(32,\), uint64 of shape \(31,\) expected"),
         (lambda d: d.update(dim=5), r"input_embeddings is float32 of shape \(32, 4\)"),
         (lambda d: d.update(index={}), "kind"),
+        (lambda d: d.update(dim=float("inf")), "cannot be read"),
+        (lambda d: d.update(index=None), "cannot be read"),
+        (lambda d: d.update(about=None), "cannot be read"),
     ],
 )
 def test_a_description_that_is_wrong_is_refused_by_what_is_wrong(
