@@ -36,7 +36,9 @@ def stop_on_signals(settings: Settings) -> threading.Event:
 
 
 def stop_with_supervisor(settings: Settings, stop: Callable[[], None]) -> None:
-    """Call stop once the supervisor is gone: a killed `up` leaves nothing running. Nothing without a supervisor."""
+    """Call stop once the supervisor is gone: a killed `up` leaves nothing but the embedded store running,
+    which the next one ends. Nothing without a supervisor.
+    """
     if not settings.supervisor_pid:
         return
 

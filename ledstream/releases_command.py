@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ledstream import parts
 from ledstream.settings import Settings, SettingsError
+from store.releases import BadRelease
 from stream.announcements import announce, current_version
 
 
@@ -34,9 +35,13 @@ def run(settings: Settings, action: str, version: str | None) -> int:
         log.close()
     table = Table("version", "items", "dim", "index", "recall@20", "")
     for name in releases.versions():
-        info = releases.info(name)
         mark = "current" if name == current else ""
+        try:
+            info = releases.info(name)
+        except BadRelease as error:
+            table.add_row(name, "", "", "", "", f"{mark} {error}".strip())
+            continue
         index = info.index
-        table.add_row(name, f"{info.items:,}", str(info.dim), str(index["kind"]), str(index["recall20"]), mark)
+        table.add_row(name, f"{info.items:,}", str(info.dim), str(index.get("kind")), str(index.get("recall20")), mark)
     Console().print(table)
     return 0

@@ -72,6 +72,10 @@ class Child:
 
 def run(settings: Settings) -> None:
     """Run the system until SIGTERM or Ctrl-C."""
+    if settings.metrics_port:
+        raise SettingsError(
+            f"LEDSTREAM_METRICS_PORT = {settings.metrics_port}: `up` has two consumers, which cannot share it: unset it"
+        )
     stop = stop_on_signals(settings)
     with ExitStack() as stack:
         stack.enter_context(only_one(settings))
@@ -113,8 +117,12 @@ def only_one(settings: Settings) -> Iterator[None]:
 
     Whoever holds it may end an embedded store that a killed `up` left running: nobody else supervises it.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with (settings.data_dir / "up.lock").open("w") as lock:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        held = (settings.data_dir / "up.lock").open("w")
+    except OSError as error:
+        raise SettingsError(f"LEDSTREAM_DATA_DIR = {settings.data_dir}: {error.strerror}") from None
+    with held as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgpack
 
 from stream.events import DecodeError
-from stream.log import Entry, Log, LogUnavailable, Record
+from stream.log import Entry, Log, LogUnavailable, Record, UnknownTopic
 from stream.topics import RELEASES
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def follow(log: Log, on_version: Callable[[str], None], stop: threading.Event) -
                 if version is not None:
                     on_version(version)
             is_away = False
-        except LogUnavailable as error:
+        except (LogUnavailable, UnknownTopic) as error:  # a topic that is away comes back, as a log does
             if not is_away:
                 logger.warning("announcements wait: %s", error)
             is_away = True

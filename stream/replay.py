@@ -45,6 +45,8 @@ def read_parquet(path: Path, *, kind: str = "view") -> Iterator[Event]:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise ReplayError(f"{path} is not a Parquet file: {error}") from None
+    except OSError as error:
+        raise ReplayError(f"{path} cannot be read: {error}") from None
     layout = _layout(path, file.schema_arrow.names, kind)
     time = file.schema_arrow.field(layout.time).type
     if not (pa.types.is_integer(time) or pa.types.is_floating(time)):

@@ -11,7 +11,7 @@ import pytest
 
 from stream.announcements import announce, current_version, follow
 from stream.events import DecodeError
-from stream.log import Entry, LogUnavailable, Position
+from stream.log import Entry, LogUnavailable, Position, UnknownTopic
 from stream.memory_log import MemoryLog
 from stream.topics import RELEASES
 
@@ -20,6 +20,7 @@ class SometimesAway(MemoryLog):
     """A log that does not answer while `away`; its topic of releases can be lost."""
 
     away = False
+    gone = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,6 +29,8 @@ class SometimesAway(MemoryLog):
     def end_offsets(self, topic: str) -> dict[int, int]:
         if self.away:
             raise LogUnavailable("away")
+        if self.gone:
+            raise UnknownTopic(topic)
         return super().end_offsets(topic)
 
     def lose(self, records: int) -> None:
@@ -94,6 +97,18 @@ def test_while_the_log_is_away_the_last_one_stands(log: SometimesAway, heard: li
     log.append(RELEASES, [Entry(b"current", msgpack.packb((1, "two", 6)), 6)])
     eventually(heard, ["one"])
     log.away = False
+    eventually(heard, ["one", "two"])
+
+
+def test_while_the_topic_is_gone_the_last_one_stands_and_the_next_is_followed(
+    log: SometimesAway, heard: list[str]
+) -> None:
+    announce(log, "one", 5)
+    eventually(heard, ["one"])
+    log.gone = True
+    time.sleep(0.5)  # long enough to have looked
+    log.gone = False
+    announce(log, "two", 6)
     eventually(heard, ["one", "two"])
 
 
