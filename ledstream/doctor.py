@@ -95,6 +95,12 @@ def _log_findings(settings: Settings, log: Log) -> Iterator[Finding]:
         lag = sum(end - committed.get(partition, starts[partition]) for partition, end in ends.items())
         advice = f"start `ledstream consume {group}`, or more of them, up to {len(ends)}" if lag > MUCH_LAG else ""
         yield Finding(f"lag of {group}: {lag:,} records", lag <= MUCH_LAG, advice)
+        beyond = {partition: at for partition, at in committed.items() if at > ends[partition]}
+        if beyond:
+            advice = (
+                "the log lost records: nothing new is read there before its end is reached again. Start a new topic"
+            )
+            yield Finding(f"{group} committed beyond the end of partitions {sorted(beyond)}", False, advice)
     letters = sum(log.end_offsets(DEAD_LETTERS).values()) - sum(log.start_offsets(DEAD_LETTERS).values())
     yield Finding(f"dead letters: {letters:,}", letters == 0, "" if letters == 0 else "read the deadletters topic")
 
