@@ -194,6 +194,7 @@ def _add_errors(app: FastAPI) -> None:
     answer(HTTPException, lambda error: Refused("path", None, str(error.detail), status=error.status_code))
     answer(StoreUnavailable, lambda error: Refused("store", None, str(error), status=503))
     answer(LogUnavailable, lambda error: Refused("log", None, str(error), status=503))
+    answer(Exception, lambda _: Refused("server", None, "internal error", status=500))  # told in full in the log
 
 
 def _describe_bodies(app: FastAPI) -> None:
