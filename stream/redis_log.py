@@ -192,7 +192,7 @@ class RedisReader:
 
     def __init__(self, log: RedisLog, topic: str, group: str) -> None:
         self._log, self._client, self._topic, self._group = log, log._client, topic, group
-        self._name = secrets.token_hex(8)
+        self._name, self._identity = secrets.token_hex(8), log.identity(topic)
         self._members, self._leases = log._key(topic, "members", group), log._key(topic, "leases", group)
         self._positions: dict[int, int] = {}
         self._trimmed_at: dict[int, int] = {}
@@ -257,6 +257,9 @@ class RedisReader:
         """Stay a member; with take, also hand over what is too much and take up what is free."""
         args: list[Any] = [self._name, self._log._membership_ms, self._log.partitions(self._topic), int(take)]
         with self._starting_over():
+            # A server that lost everything begins at offset 0 again, where neither positions nor commits mean a thing.
+            if self._log.identity(self._topic) != self._identity:
+                raise UnknownTopic(f"{self._topic} is gone, another one was made in its place: begin anew")
             leases: Any = self._share_script(keys=[self._members, self._leases], args=args)
             missing = {number for number, is_new in leases if is_new or number not in self._positions}
             committed = self._log.committed(self._topic, self._group) if missing else {}

@@ -13,8 +13,8 @@ import pytest
 
 from store.connection import Client, connect
 from store.embedded import EmbeddedStore
-from stream.log import Entry, LogUnavailable, Position, Reader
-from stream.redis_log import RedisLog
+from stream.log import Entry, LogUnavailable, Position, Reader, UnknownTopic
+from stream.redis_log import RENEW_EVERY_S, RedisLog
 
 
 @pytest.fixture
@@ -188,3 +188,23 @@ def test_a_full_server_refuses_entries_and_stays_readable(own_server: EmbeddedSt
     assert all(isinstance(result, LogUnavailable) for result in refused)
     assert len(log.read("events", 0, 0, 10)) == 5
     log.close()
+
+
+def test_a_reader_of_a_log_that_was_lost_whole_ends_instead_of_skipping_what_is_new(own_server: EmbeddedStore) -> None:
+    with connect(own_server.address) as client:
+        log = RedisLog(client, "t")
+        log.create_topic("events", 1)
+        reader = log.reader("events", "g")
+        log.append("events", entries(5))
+        assert drain(reader) == [0, 1, 2, 3, 4]
+        client.flushall()
+        time.sleep(RENEW_EVERY_S)
+        with pytest.raises(UnknownTopic):
+            reader.poll(max_records=10, timeout_s=0)
+        log.create_topic("events", 1)
+        log.append("events", entries(2))
+        with pytest.raises(UnknownTopic, match="begin anew"):
+            reader.poll(max_records=10, timeout_s=0)
+        reader.commit({0: 5})
+        assert log.committed("events", "g") == {}, "the lost log's offsets mean nothing here"
+        assert drain(log.reader("events", "g")) == [0, 1]
