@@ -77,7 +77,7 @@ class ArchiveConsumer:
                 gathered = None
             if gathered is None:
                 gathered = self._open[partition] = _Open(offset, offset, self._now())
-            gathered.rows.append(_row(partition, offset, appended_ms, event))
+            gathered.rows.append(archive_row(partition, offset, appended_ms, event))
             gathered.next_offset = offset + 1
         if partition in self._open:
             self._open[partition].next_offset = max(self._open[partition].next_offset, batch.next_offset)
@@ -93,7 +93,8 @@ class ArchiveConsumer:
         self.files += 1
 
 
-def _row(partition: int, offset: int, appended_ms: int, event: Event) -> ArchiveRow:
+def archive_row(partition: int, offset: int, appended_ms: int, event: Event) -> ArchiveRow:
+    """An event of the log as the archive holds it."""
     context = context_text(event.context)
     return ArchiveRow(
         partition, offset, appended_ms, event.user_id, event.item_id, event.kind, event.time_ms,

@@ -5,23 +5,29 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from consumers.archive import archive_row
 from ledstream import parts
 from ledstream.process import stop_on_signals
 from ledstream.settings import Settings
-from store.archive import read_archive
+from store.archive import Archive, ArchiveRow, read_archive
 from store.item_index import LowRecall
 from store.releases import BadRelease
 from stream.announcements import announce
+from stream.events import DecodeError, decode_event
 from stream.log import Log
+from stream.topics import EVENTS
 from training.interactions import Selection
 from training.progress import progress_bars
 from training.spectral import SpectralSettings
 from training.train import Grid, TooFewEvents, TrainSettings, train
 
 logger = logging.getLogger(__name__)
+READ_AT_ONCE = 5000
 
 
 def train_settings(settings: Settings) -> TrainSettings:
@@ -37,23 +43,37 @@ def train_settings(settings: Settings) -> TrainSettings:
 
 
 def train_once(settings: Settings, log: Log, now_ms: int) -> str:
-    """Train on the archive, publish, announce; returns the version.
+    """Train on the archive and what the log holds beyond it, publish, announce; returns the version.
+
+    What is there twice, because it was filed meanwhile, counts once: a user's events on one item are one cell.
 
     Raises TooFewEvents, BadRelease or LowRecall, and then the current release stays.
     """
     since = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(days=settings.train_days)
     started = time.monotonic()
     with progress_bars() as progress:
-        events = read_archive(settings.archive_dir, since_day=f"{since:%Y-%m-%d}")
+        newest = _not_archived(parts.archive(settings, log), log)
+        events = read_archive(settings.archive_dir, since_day=f"{since:%Y-%m-%d}", beyond=newest)
         model = train(events, train_settings(settings), progress)
     releases = parts.releases(settings)
     version = releases.publish(model, now_ms=now_ms)
     announce(log, version, now_ms)
-    for old in releases.prune(settings.keep_releases, now_ms):
+    for old in releases.prune(settings.keep_releases, now_ms, spared=version):
         logger.info("release %s deleted: %d newer ones are kept", old, settings.keep_releases)
     took_s = time.monotonic() - started
     logger.info("release %s: %d items from %d events in %.1f s", version, len(model.item_ids), len(events), took_s)
     return version
+
+
+def _not_archived(archive: Archive, log: Log) -> Iterator[ArchiveRow]:
+    """What the log holds beyond the files: the newest events, and the newest erasures."""
+    for partition, start in log.start_offsets(EVENTS).items():
+        offset = max(archive.next_offset(partition) or 0, start)
+        while records := log.read(EVENTS, partition, offset, READ_AT_ONCE):
+            for record in records:
+                with suppress(DecodeError):  # a dead letter already, or soon
+                    yield archive_row(partition, record.offset, record.time_ms, decode_event(record.value))
+            offset = records[-1].offset + 1
 
 
 def run_once(settings: Settings) -> str:

@@ -59,7 +59,7 @@ def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
     administration = Administration(routes.parts, routes.current)
     _add_users(app, routes, administration)
     _add_releases(app, administration)
-    _add_operations(app, routes.metrics, administration)
+    _add_operations(app, routes, administration)
     _add_errors(app)
     _describe_bodies(app)
     return app
@@ -162,11 +162,14 @@ def _add_releases(app: FastAPI, administration: Administration) -> None:
         return administration.activate(version)
 
 
-def _add_operations(app: FastAPI, metrics: Metrics, administration: Administration) -> None:
+def _add_operations(app: FastAPI, routes: Routes, administration: Administration) -> None:
     @app.get("/healthz", tags=["operations"])
-    async def healthz() -> Mapping[str, str]:
-        """This process answers."""
-        return {"status": "ok"}
+    async def healthz(response: Response) -> Mapping[str, str]:
+        """This process answers, and the threads behind its answers live. Otherwise 503: restart it."""
+        threads = {"questions": routes.questions.is_alive(), "events": routes.publisher.is_alive()}
+        dead = [name for name, is_alive in threads.items() if not is_alive]
+        response.status_code = 503 if dead else 200
+        return {"status": f"dead: {', '.join(dead)}" if dead else "ok"}
 
     @app.get("/readyz", tags=["operations"], responses={503: {"model": schemas.ReadyAnswer}})
     async def readyz(response: Response) -> schemas.ReadyAnswer:
@@ -178,7 +181,7 @@ def _add_operations(app: FastAPI, metrics: Metrics, administration: Administrati
     @app.get("/metrics", tags=["operations"], response_class=Response)
     def exposition() -> Response:
         """Prometheus metrics of this process."""
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(routes.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _add_errors(app: FastAPI) -> None:

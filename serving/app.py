@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -19,7 +19,7 @@ from serving.metrics import Metrics, lag
 from serving.parts import Limits, Parts
 from serving.posts import Posts
 from serving.publisher import Publisher, publisher
-from serving.recent import RecentItems
+from serving.recent import RecentItems, newest_items
 from serving.served import Served
 from store.item_index import use_threads
 from stream.current import CurrentRelease
@@ -49,16 +49,23 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
     metrics.watch("ledstream_users", "Keys in the store: users, and a few others", parts.states.count)
     metrics.watch("ledstream_lag_records", "Events the timelines consumers have not committed", lambda: lag(parts.log))
     routes = Routes(parts, hot, questions, events, current, metrics)
-    return HotPaths(hot, metrics, build_api(routes, _lifespan(current, questions, events)))
+
+    async def begin() -> None:
+        recent.add(await asyncio.to_thread(newest_items, parts.log))
+        await asyncio.to_thread(current.start)
+
+    return HotPaths(hot, metrics, build_api(routes, _lifespan(begin, current, questions, events)))
 
 
-def _lifespan(current: CurrentRelease[Served], questions: Questions, events: Publisher) -> Lifespan:
+def _lifespan(
+    begin: Callable[[], Awaitable[None]], current: CurrentRelease[Served], questions: Questions, events: Publisher
+) -> Lifespan:
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         use_threads(1)
         questions.start()
         events.start()
-        await asyncio.to_thread(current.start)
+        await begin()
         # What lives as long as the process need not be looked through again: a full collection took tens of ms.
         gc.collect()
         gc.freeze()

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import suppress
+
+from stream.events import ERASE, DecodeError, decode_event
+from stream.log import Log, LogUnavailable
+from stream.topics import EVENTS
 
 RANKED = 1000
+READ_OF_A_PARTITION = 2000
 
 
 class RecentItems:
@@ -36,3 +42,22 @@ class RecentItems:
             counts = dict(self._counts)  # one step under the interpreter's lock, so that adding may go on
             self._ranking = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:RANKED]
         return self._ranking
+
+
+def newest_items(log: Log) -> list[str]:
+    """Items of the newest events in the log, so that a process that starts knows as much as one that was there.
+
+    Empty while the log is away.
+    """
+    items = []
+    try:
+        starts = log.start_offsets(EVENTS)
+        for partition, end in log.end_offsets(EVENTS).items():
+            first = max(starts[partition], end - READ_OF_A_PARTITION)
+            for record in log.read(EVENTS, partition, first, READ_OF_A_PARTITION):
+                with suppress(DecodeError):
+                    event = decode_event(record.value)
+                    items += [event.item_id] if event.kind != ERASE else []
+    except LogUnavailable:
+        return []
+    return items

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -83,8 +83,7 @@ class Archive:
         """
         day = self._folder / f"day={day_of(rows[0].appended_ms)}"
         name = f"{self._log}-p{rows[0].partition:04d}-{first_offset:020d}.parquet"
-        table = pa.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
-        table = table.replace_schema_metadata({NEXT_OFFSET: str(next_offset).encode()})
+        table = _as_table(rows).replace_schema_metadata({NEXT_OFFSET: str(next_offset).encode()})
         temporary = day / f".{name}.{os.getpid()}"
         try:
             day.mkdir(parents=True, exist_ok=True)
@@ -104,21 +103,30 @@ class Archive:
         return day / name
 
 
-def read_archive(folder: Path, *, since_day: str | None = None) -> pa.Table:
-    """All archived events of all logs, filed on since_day ("2026-11-21") or later, in no particular order."""
+def read_archive(folder: Path, *, since_day: str | None = None, beyond: Iterable[ArchiveRow] = ()) -> pa.Table:
+    """All archived events of all logs, filed on since_day ("2026-11-21") or later, in no particular order.
+
+    beyond: rows that the files do not hold yet. They are taken first: a row that is filed meanwhile is there twice, and
+    none is missed.
+    """
+    newest = _as_table(list(beyond))
     files = sorted(
         str(path)
         for path in folder.glob("day=*/*.parquet")
         if not path.name.startswith(".") and (since_day is None or path.parent.name >= f"day={since_day}")
     )
     if not files:
-        return SCHEMA.empty_table()
-    return ds.dataset(files, schema=SCHEMA, format="parquet").to_table()
+        return newest
+    return pa.concat_tables([ds.dataset(files, schema=SCHEMA, format="parquet").to_table(), newest])
 
 
 def context_text(context: object) -> str | None:
     """An event's context as the archive holds it."""
     return None if context is None else json.dumps(context, sort_keys=True, ensure_ascii=False)
+
+
+def _as_table(rows: Sequence[ArchiveRow]) -> pa.Table:
+    return pa.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
 
 
 def _next_offset(path: Path) -> int:

@@ -224,12 +224,14 @@ class Releases:
             raise
         return version
 
-    def prune(self, keep: int, now_ms: int) -> list[str]:
+    def prune(self, keep: int, now_ms: int, *, spared: str) -> list[str]:
         """Delete all but the newest `keep` releases and what killed publishers left a day ago; returns the versions.
+
+        spared: the current version, which stays wherever it stands among them.
 
         Processes that hold a deleted release keep its mapped files until they let go of it.
         """
-        gone = self.versions()[: -max(keep, 1)]
+        gone = [version for version in self.versions()[: -max(keep, 1)] if version != spared]
         for version in gone:
             shutil.rmtree(self._path(version))
         for unfinished in self._folder.glob(f"{UNFINISHED}*"):

@@ -65,7 +65,7 @@ def test_an_erasure_takes_what_its_user_did_up_to_it_and_nothing_else() -> None:
 
 def test_an_event_stored_before_an_erasure_is_forgotten_even_if_its_clock_ran_ahead() -> None:
     events = table(("ana", "hat", "view", 99), ("ana", "", "erase", 2), ("ana", "scarf", "view", 100))
-    events = events.append_column("offset", pa.array([0, 1, 2], pa.int64()))
+    events = events.append_column("appended_ms", pa.array([0, 1, 2], pa.int64()))
     assert cells(collect(events, Selection(WEIGHTS))) == {("ana", "scarf"): 1.0}
 
 

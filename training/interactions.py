@@ -76,7 +76,8 @@ def collect(events: pa.Table, selection: Selection) -> Interactions:
     """The interactions in a table with columns user_id, item_id, kind and time_ms (int64); other columns are ignored.
 
     An event of kind `erase` takes with it every event of its user up to its time, and, where the table has a column
-    `offset`, every event stored before it: a browser's clock that runs ahead must not save what was to be forgotten.
+    `appended_ms`, every event that reached the log before it: a browser's clock that runs ahead must not save what was
+    to be forgotten.
     """
     users, user_ids = _codes(events["user_id"])
     items, item_ids = _codes(events["item_id"])
@@ -89,7 +90,7 @@ def collect(events: pa.Table, selection: Selection) -> Interactions:
     keep = (weights > 0) & (users >= 0) & (items >= 0)
     if ERASE in kind_names:
         erased = (kinds == kind_names.index(ERASE)) & (users >= 0)
-        orders = [times_ms] + ([events["offset"].to_numpy()] if "offset" in events.column_names else [])
+        orders = [times_ms] + ([events["appended_ms"].to_numpy()] if "appended_ms" in events.column_names else [])
         for order in orders:
             keep &= ~_up_to_erasure(users, order.astype(np.int64), erased, len(user_ids))
     if selection.window_s is not None and keep.any():

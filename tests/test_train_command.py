@@ -1,0 +1,94 @@
+"""`ledstream train`: what it learns from, seen from the release it publishes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from consumers.archive import archive_row
+from ledstream import parts
+from ledstream.settings import Settings, read_settings
+from ledstream.train_command import train_once
+from store.releases import Release
+from stream.announcements import current_version
+from stream.events import Event, decode_event, encode_event, erasure
+from stream.log import Entry, Log
+from stream.topics import EVENTS
+from training.train import TooFewEvents
+
+NOW = int(time.time() * 1000)
+
+
+@pytest.fixture
+def settings(redis_address: str, namespace: str, tmp_path: Path) -> Settings:
+    flags = {"log": redis_address, "store": redis_address, "namespace": namespace, "data_dir": tmp_path}
+    return read_settings({}, flags | {"dim": 4, "partitions": 2, "keep_releases": 2})
+
+
+@pytest.fixture
+def log(settings: Settings) -> Iterator[Log]:
+    log = parts.open_log(settings)
+    yield log
+    log.close()
+
+
+def test_events_that_only_the_log_holds_are_learnt_from(settings: Settings, log: Log) -> None:
+    append(log, views(6))
+    release = trained(settings, log)
+    assert release.version == current_version(log)
+    assert items_of(release) == {f"item-{n}" for n in range(6)}
+
+
+def test_archived_and_newer_events_are_learnt_from_together(settings: Settings, log: Log) -> None:
+    append(log, views(4))
+    archive_everything(settings, log)
+    append(log, [Event("u0", "newest", "view", NOW), Event("u1", "newest", "view", NOW)])
+    assert items_of(trained(settings, log)) == {"item-0", "item-1", "item-2", "item-3", "newest"}
+
+
+def test_an_erasure_that_is_not_archived_yet_is_heeded_at_once(settings: Settings, log: Log) -> None:
+    append(log, [*views(4), Event("ana", "secret", "view", NOW)])
+    archive_everything(settings, log)
+    assert "secret" in items_of(trained(settings, log))
+    append(log, [erasure("ana", NOW + 1)])
+    assert "secret" not in items_of(trained(settings, log, at_ms=NOW + 1000))
+
+
+def test_only_so_many_releases_are_kept(settings: Settings, log: Log) -> None:
+    append(log, views(4))
+    versions = [trained(settings, log, at_ms=NOW + 1000 * n).version for n in range(3)]
+    assert parts.releases(settings).versions() == versions[1:]
+
+
+def test_nothing_to_learn_from_leaves_the_current_release(settings: Settings, log: Log) -> None:
+    with pytest.raises(TooFewEvents, match="0 users and 0 items"):
+        trained(settings, log)
+    assert current_version(log) is None
+
+
+def views(items: int) -> list[Event]:
+    return [Event(f"u{user}", f"item-{(user + n) % items}", "view", NOW) for user in range(8) for n in range(3)]
+
+
+def append(log: Log, events: Sequence[Event]) -> None:
+    log.append(EVENTS, [Entry(event.user_id.encode(), encode_event(event), NOW) for event in events])
+
+
+def archive_everything(settings: Settings, log: Log) -> None:
+    archive = parts.archive(settings, log)
+    for partition, end in log.end_offsets(EVENTS).items():
+        records = log.read(EVENTS, partition, 0, 1000)
+        rows = [archive_row(partition, r.offset, r.time_ms, decode_event(r.value)) for r in records]
+        if rows:
+            archive.write(rows, 0, end)
+
+
+def trained(settings: Settings, log: Log, at_ms: int = NOW) -> Release:
+    return parts.releases(settings).load(train_once(settings, log, at_ms))
+
+
+def items_of(release: Release) -> set[str]:
+    return {release.item_id(row) for row in range(release.items)}
