@@ -88,6 +88,13 @@ def _store_findings(settings: Settings, client: Client) -> Iterator[Finding]:
 def _log_findings(settings: Settings, log: Log) -> Iterator[Finding]:
     found = {topic: log.partitions(topic) for topic in topics(settings.partitions)}
     yield Finding(f"log {parts.log_address(settings)}: {', '.join(f'{t} ({n})' for t, n in found.items())}", True)
+    wanted = settings.partitions
+    advice = f"set LEDSTREAM_PARTITIONS to {found[EVENTS]}: a topic keeps the partitions it was made with"
+    yield Finding(
+        f"partitions of {EVENTS}: {found[EVENTS]}, set: {wanted}",
+        found[EVENTS] == wanted,
+        "" if found[EVENTS] == wanted else advice,
+    )
     ends = log.end_offsets(EVENTS)
     starts = log.start_offsets(EVENTS)
     for group in (timelines.GROUP, archive.GROUP):

@@ -317,7 +317,7 @@ def _unavailable(topic: str) -> Iterator[None]:
     try:
         yield
     except kafka_errors.UnknownTopicOrPartitionError as error:
-        raise UnknownTopic(topic) from error
+        raise UnknownTopic(f"topic {topic} does not exist") from error
     except _MISTAKES:
         raise
     except kafka_errors.KafkaError as error:

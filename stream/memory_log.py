@@ -78,7 +78,7 @@ class MemoryLog:
 
     def _topic(self, topic: str) -> _Topic:
         if topic not in self._topics:
-            raise UnknownTopic(topic)
+            raise UnknownTopic(f"topic {topic} does not exist")
         return self._topics[topic]
 
 

@@ -173,7 +173,7 @@ class RedisLog:
         with _unavailable():
             found: Any = self._client.get(self._key(topic))
         if found is None:
-            raise UnknownTopic(topic)
+            raise UnknownTopic(f"topic {topic} does not exist")
         partitions, identity = found.split()
         return int(partitions), int(identity)
 
