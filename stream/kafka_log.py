@@ -26,6 +26,7 @@ REQUEST_TIMEOUT_MS = 10_000
 CONNECT_TIMEOUT_MS = 2_000
 COMMIT_TIMEOUT_MS = 3_000
 READ_TIMEOUT_MS = 5_000
+SETTLE_S, JOIN_SLICE_MS = 2.0, 500
 BATCH_BYTES = 128 * 1024
 # Kafka counts a record's age from the event's own time: with its default of seven days it deletes a replayed past
 # within minutes, read or not. How much to keep is for the administrator to say, best by retention.bytes.
@@ -248,10 +249,18 @@ class KafkaReader:
         self._closed = False
 
     def poll(self, *, max_records: int, timeout_s: float) -> list[Batch]:
+        """As the contract says, but while the group is shared out anew it may take SETTLE_S.
+
+        The client drops the outcome of a join that completes between two polls and joins again, which makes everybody
+        else join again: a group that polls briefly and works in between may never settle.
+        """
         if self._closed:
             return []
+        settled_by = time.monotonic() + SETTLE_S
         with _unavailable(self._topic):
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
+            while not polled and self._is_joining() and time.monotonic() < settled_by:
+                polled = self._consumer.poll(timeout_ms=JOIN_SLICE_MS, max_records=max_records)
         return [Batch(where.partition, _records(records)) for where, records in polled.items()]
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
@@ -285,6 +294,9 @@ class KafkaReader:
         # Not by the reader's own connection: there the question would wait behind a fetch that waits for records.
         ends = self._log.end_offsets(self._topic)
         return {number: max(0, ends[number] - offset) for number, offset in self.positions().items()}
+
+    def _is_joining(self) -> bool:
+        return bool(self._consumer._coordinator.need_rejoin())  # the client tells nobody else
 
     def keep_alive(self) -> None:
         if self._closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -74,12 +75,14 @@ def values(taken: Sequence[tuple[int, Record]]) -> list[bytes]:
 
 
 def share_out(readers: Sequence[Reader], *, within_s: float = 15.0) -> list[tuple[int, Record]]:
-    """Polls and commits by turns until the readers hold all partitions between them; what was read meanwhile."""
+    """Polls, as members do: all at once, and commits until they hold all partitions; what was read meanwhile."""
     taken: list[tuple[int, Record]] = []
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        for reader in readers:
-            for batch in reader.poll(max_records=1000, timeout_s=0.1):
+        with ThreadPoolExecutor(len(readers)) as threads:
+            polls = list(threads.map(lambda reader: reader.poll(max_records=1000, timeout_s=0.1), readers))
+        for reader, batches in zip(readers, polls, strict=True):
+            for batch in batches:
                 taken += [(batch.partition, record) for record in batch.records]
                 reader.commit({batch.partition: batch.next_offset})
         held = sorted(number for reader in readers for number in reader.assignment())
