@@ -23,6 +23,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from store.connection import StoreUnavailable
+from store.durable import sync
 
 _COLUMNS: dict[str, pa.DataType] = {
     "partition": pa.int32(),
@@ -89,9 +90,9 @@ class Archive:
             day.mkdir(parents=True, exist_ok=True)
             try:
                 pq.write_table(table, temporary, compression="zstd")
-                _sync(temporary)
+                sync(temporary)
                 os.link(temporary, day / name)
-                _sync(day)
+                sync(day)
             finally:
                 temporary.unlink(missing_ok=True)
         except FileExistsError:
@@ -132,11 +133,3 @@ def _as_table(rows: Sequence[ArchiveRow]) -> pa.Table:
 def _next_offset(path: Path) -> int:
     metadata = pq.read_schema(path).metadata or {}
     return int(metadata[NEXT_OFFSET])
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from led.encoder import F32, I64, Encoder
 from led.ranking import with_bias, with_one
+from store.durable import sync
 from store.item_index import MIN_RECALL, ItemIndex, build, load
 
 FORMAT = 1
@@ -218,7 +219,7 @@ class Releases:
             index.save(temporary / "index.faiss")
             version = _describe(temporary, model, report, now_ms)
             temporary.rename(self._folder / version)
-            _sync(self._folder)
+            sync(self._folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -318,7 +319,7 @@ def _describe(folder: Path, model: Model, index: Mapping[str, Any], now_ms: int)
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
     for path in (*folder.iterdir(), folder):
-        _sync(path)
+        sync(path)
     return version
 
 
@@ -354,11 +355,3 @@ def _sha256(path: Path) -> str:
 
 def _map(path: Path) -> Any:
     return np.asarray(np.load(path, mmap_mode="r"))  # without the mapped type, whose every slice costs a microsecond
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

