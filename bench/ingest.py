@@ -16,7 +16,7 @@ from consumers.timelines import GROUP, TimelineConsumer
 from ledstream import parts
 from ledstream.settings import Settings, read_settings
 from stream.backends import open_log
-from stream.events import decode_event, encode_event
+from stream.events import encode_event
 from stream.log import Entry, Log
 from stream.loop import Loop, Progress
 from stream.topics import EVENTS, topics
@@ -101,7 +101,7 @@ def _apply(log: Log, settings: Settings, chosen: argparse.Namespace) -> tuple[fl
         if progress.consumed >= chosen.events:
             stop.set()
 
-    loop = Loop(log, EVENTS, GROUP, decode_event, handler, max_records=5000, on_tick=enough)
+    loop = Loop(log, EVENTS, GROUP, handler, max_records=5000, on_tick=enough)
     cpu = time.process_time()
     seconds = _timed(lambda: loop.run(stop))
     assert handler.counts.applied == chosen.events, handler.counts

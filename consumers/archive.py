@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from store.archive import Archive, ArchiveRow, context_text, day_of
+from stream.decoding import EventColumns
 from stream.events import Event
-from stream.loop import Decoded
 
 GROUP = "archive"
 
@@ -50,7 +50,7 @@ class ArchiveConsumer:
         self._open.pop(partition, None)
         self._stored.pop(partition, None)
 
-    def handle(self, batches: Sequence[Decoded[Event]]) -> Mapping[int, int]:
+    def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
         for batch in batches:
             self._gather(batch)
         for partition, gathered in list(self._open.items()):
@@ -64,9 +64,9 @@ class ArchiveConsumer:
             self._flush(partition)
         return self._stored
 
-    def _gather(self, batch: Decoded[Event]) -> None:
+    def _gather(self, batch: EventColumns) -> None:
         partition = batch.partition
-        for offset, appended_ms, event in batch.values:
+        for offset, appended_ms, event in batch.rows():
             gathered = self._open.get(partition)
             if gathered is not None and offset < gathered.next_offset:
                 continue  # handed over again after a StoreUnavailable or a rebalance

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from consumers.fold import Counts, change_timeline, new_records
 from store.releases import Release
 from store.user_state import Applied, DamagedRecord, UserRecord, UserStates
+from stream.decoding import EventColumns
 from stream.events import Event
-from stream.loop import Decoded
 
 logger = logging.getLogger(__name__)
 GROUP = "timelines"
@@ -40,10 +40,10 @@ class TimelineConsumer:
     def revoked(self, partition: int) -> None:  # noqa: ARG002
         return None
 
-    def handle(self, batches: Sequence[Decoded[Event]]) -> Mapping[int, int]:
+    def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
         by_user: dict[str, list[tuple[Applied, Event]]] = defaultdict(list)
         for batch in batches:
-            for offset, _, event in batch.values:
+            for offset, _, event in batch.rows():
                 by_user[event.user_id].append((Applied(self._log, batch.partition, offset), event))
         if by_user:
             self._apply(by_user)

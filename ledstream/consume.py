@@ -10,7 +10,6 @@ from ledstream import parts
 from ledstream.process import ConsumerMetrics, stop_on_signals
 from ledstream.settings import Settings
 from stream.current import CurrentRelease
-from stream.events import decode_event
 from stream.log import Log
 from stream.loop import Loop
 from stream.topics import EVENTS
@@ -28,7 +27,7 @@ def run_timelines(settings: Settings) -> None:
     current.start()
     handler = timelines.TimelineConsumer(states, current.get, log.identity(EVENTS), max_events=settings.timeline_events)
     metrics = ConsumerMetrics(settings, timelines.GROUP)
-    Loop(log, EVENTS, timelines.GROUP, decode_event, handler, on_tick=metrics.show).run(stop)
+    Loop(log, EVENTS, timelines.GROUP, handler, decoder=parts.decoder(settings), on_tick=metrics.show).run(stop)
     current.stop()
     _finish(log, f"{handler.counts}, {handler.damaged} damaged, {handler.refused} refused")
 
@@ -41,7 +40,7 @@ def run_archive(settings: Settings) -> None:
         parts.archive(settings, log), time.monotonic, flush_every_s=settings.archive_flush_s
     )
     metrics = ConsumerMetrics(settings, archive.GROUP)
-    Loop(log, EVENTS, archive.GROUP, decode_event, handler, on_tick=metrics.show).run(stop)
+    Loop(log, EVENTS, archive.GROUP, handler, decoder=parts.decoder(settings), on_tick=metrics.show).run(stop)
     _finish(log, f"{handler.archived} events in {handler.files} files")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 
 from ledstream.settings import Settings, SettingsError
@@ -12,6 +13,7 @@ from store.embedded import socket_path
 from store.releases import Releases
 from store.user_state import VIRTUAL_PARTITIONS, UserStates
 from stream.backends import open_log as open_backend
+from stream.decoding import Decoder
 from stream.events import Border, item_key
 from stream.log import Log, partition_of
 from stream.topics import EVENTS, topics
@@ -73,6 +75,10 @@ def releases(settings: Settings) -> Releases:
 
 def archive(settings: Settings, log: Log) -> Archive:
     return Archive(settings.archive_dir, log.identity(EVENTS))
+
+
+def decoder(settings: Settings) -> Decoder:
+    return Decoder(lambda: int(time.time() * 1000), settings.max_event_ahead_s)
 
 
 def border(settings: Settings) -> Border:

@@ -261,7 +261,7 @@ class KafkaReader:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
             while not polled and self._is_joining() and time.monotonic() < settled_by:
                 polled = self._consumer.poll(timeout_ms=JOIN_SLICE_MS, max_records=max_records)
-        return [Batch(where.partition, _records(records)) for where, records in polled.items()]
+        return [_batch(where.partition, records) for where, records in polled.items()]
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         mine = self.assignment()
@@ -297,6 +297,9 @@ class KafkaReader:
 
     def _is_joining(self) -> bool:
         return bool(self._consumer._coordinator.need_rejoin())  # the client tells nobody else
+
+    def remade(self) -> int:
+        return 0
 
     def keep_alive(self) -> None:
         if self._closed:
@@ -365,3 +368,13 @@ def _with_coordinator(ask: Callable[[], Any]) -> Any:
 
 def _records(polled: Sequence[Any]) -> list[Record]:
     return [Record(record.offset, record.timestamp, record.key or b"", record.value or b"") for record in polled]
+
+
+def _batch(partition: int, polled: Sequence[Any]) -> Batch:
+    return Batch(
+        partition,
+        [record.offset for record in polled],
+        [record.timestamp for record in polled],
+        [record.key or b"" for record in polled],
+        [record.value or b"" for record in polled],
+    )

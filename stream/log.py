@@ -45,14 +45,30 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive records of one partition, at least one."""
+    """Consecutive records of one partition, at least one, column by column: a record costs no object of its own."""
 
     partition: int
-    records: Sequence[Record]
+    offsets: Sequence[int]
+    times_ms: Sequence[int]
+    keys: Sequence[bytes]
+    values: Sequence[bytes]
+
+    @classmethod
+    def of(cls, partition: int, records: Sequence[Record]) -> Batch:
+        """The batch of these records."""
+        return cls(partition, *map(list, zip(*records, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def records(self) -> list[Record]:
+        """The batch row by row."""
+        return list(map(Record, self.offsets, self.times_ms, self.keys, self.values))
 
     @property
     def next_offset(self) -> int:
-        return self.records[-1].offset + 1
+        return self.offsets[-1] + 1
 
 
 class Reader(Protocol):
@@ -82,6 +98,9 @@ class Reader(Protocol):
 
     def lag(self) -> dict[int, int]:
         """Records not yet handed out by `poll`, by assigned partition."""
+
+    def remade(self) -> int:
+        """How often this reader gave up a connection that had stalled and made itself a new one."""
 
     def keep_alive(self) -> None:
         """Stay a member without reading, while the caller waits for something else. Never blocks for long."""

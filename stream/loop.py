@@ -13,30 +13,33 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from store.connection import StoreUnavailable
 from stream.dead_letters import DeadLetter, bury
-from stream.events import DecodeError
+from stream.decoding import Decoder, EventColumns
 from stream.log import Batch, Log, LogUnavailable, Reader
+from stream.stages import Stages
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 R = TypeVar("R")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
+LAG_EVERY_S = 1.0  # under load; it is a question to the log of its own
 
 
-@dataclass(frozen=True)
-class Decoded(Generic[T]):
-    """The readable part of a batch: (offset, time appended in ms, value), and where to go on after it."""
+class Elsewhere(Exception):
+    """Raised by a handler: what it was given is not what comes next. Nothing of it was stored or may be committed.
 
-    partition: int
-    values: Sequence[tuple[int, int, T]]
-    next_offset: int
+    next_offsets: where to read from instead, by partition; a partition not among them goes on as it was.
+    """
+
+    def __init__(self, next_offsets: Mapping[int, int], why: str) -> None:
+        self.next_offsets = dict(next_offsets)
+        super().__init__(why)
 
 
-class Handler(Protocol[T]):
-    """What a consumer process does with batches. Called by one thread."""
+class Handler(Protocol):
+    """What a consumer process does with events. Called by one thread."""
 
     def assigned(self, partition: int) -> int | None:
         """A partition came to this process. Where to read from, if it knows better than the committed offset."""
@@ -44,10 +47,11 @@ class Handler(Protocol[T]):
     def revoked(self, partition: int) -> None:
         """A partition went to another process: forget what was not stored."""
 
-    def handle(self, batches: Sequence[Decoded[T]]) -> Mapping[int, int]:
+    def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
         """Take the batches (none at an idle tick); returns the next offsets, by partition, of all that is stored.
 
-        Given the same batches again it must change nothing more. Raises StoreUnavailable to be called again with them.
+        Given the same batches again it must change nothing more. Raises StoreUnavailable to be called again with
+        them, Elsewhere to be given others.
         """
 
     def drain(self) -> Mapping[int, int]:
@@ -56,7 +60,12 @@ class Handler(Protocol[T]):
 
 @dataclass
 class Progress:
-    """What the loop did so far, for metrics and tests. Written by the loop alone."""
+    """What the loop did so far, for metrics and tests. Written by the loop alone.
+
+    lag: records not yet read, by partition. lag_s: age of the newest record handled, in seconds; 0 without a lag.
+    rewinds: times a handler asked for other records. remade: times the reader made its client anew.
+    stages: seconds in poll, decode, handle and commit.
+    """
 
     consumed: int = 0
     dead_letters: int = 0
@@ -64,13 +73,17 @@ class Progress:
     waits: int = 0
     commit_failures: int = 0
     rebalances: int = 0
+    rewinds: int = 0
+    remade: int = 0
     lag: Mapping[int, int] = field(default_factory=dict)
+    lag_s: float = 0.0
     ticked_at: float = 0.0
     waiting_for: str | None = None
+    stages: Stages = field(default_factory=Stages)
 
 
-class Loop(Generic[T]):
-    """Runs one handler over one topic as a member of one group, until `stop` is set.
+class Loop:
+    """Runs one handler over one topic of events as a member of one group, until `stop` is set.
 
     on_tick: called after every turn, with the progress.
     """
@@ -80,19 +93,21 @@ class Loop(Generic[T]):
         log: Log,
         topic: str,
         group: str,
-        decode: Callable[[bytes], T],
-        handler: Handler[T],
+        handler: Handler,
         *,
+        decoder: Decoder | None = None,
         max_records: int = 2000,
         poll_timeout_s: float = 0.2,
         on_tick: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._log, self._topic, self._group = log, topic, group
-        self._decode, self._handler, self._on_tick = decode, handler, on_tick
+        self._decoder, self._handler, self._on_tick = decoder or Decoder(), handler, on_tick
         self._max_records, self._poll_timeout_s = max_records, poll_timeout_s
         self._owned: frozenset[int] = frozenset()
         self._stored: dict[int, int] = {}
         self._committed: dict[int, int] = {}
+        self._handled_ms: dict[int, int] = {}
+        self._lag_known_at = float("-inf")
         self.progress = Progress()
 
     def run(self, stop: threading.Event) -> None:
@@ -109,24 +124,56 @@ class Loop(Generic[T]):
             reader.close()
 
     def _turn(self, reader: Reader, stop: threading.Event) -> None:
+        stages = self.progress.stages
         try:
-            batches = reader.poll(max_records=self._max_records, timeout_s=self._poll_timeout_s)
+            with stages("poll"):
+                batches = reader.poll(max_records=self._max_records, timeout_s=self._poll_timeout_s)
         except LogUnavailable as error:
             self._wait(str(error), FIRST_WAIT_S, reader, stop)
             return
         # From here on the batches are in hand: they are handled, or nothing past them is ever committed.
         batches = self._patiently(lambda: self._after_rebalance(reader, batches), reader, stop)
-        decoded = self._decoded(reader, batches, stop)
-        stored = self._patiently(lambda: self._handler.handle(decoded), reader, stop)
-        self._commit(reader, stored)
+        with stages("decode"):
+            decoded = self._decoded(reader, batches, stop)
+        try:
+            with stages("handle"):
+                stored = self._patiently(lambda: self._handler.handle(decoded), reader, stop)
+        except Elsewhere as error:
+            self._go_elsewhere(reader, error)
+            return
+        with stages("commit"):
+            self._commit(reader, stored)
         self.progress.batches += len(batches)
-        self.progress.consumed += sum(len(batch.records) for batch in batches)
+        self.progress.consumed += sum(map(len, batches))
         self.progress.waiting_for = None
+        self._handled_ms.update((batch.partition, batch.times_ms[-1]) for batch in batches)
+        self._measure_lag(reader, is_idle=not batches)
+        self._tick()
+
+    def _go_elsewhere(self, reader: Reader, error: Elsewhere) -> None:
+        """Read what the handler wants instead. Of partitions that are gone by now their new readers take care."""
+        logger.warning("%s", error)
+        self.progress.rewinds += 1
+        for partition, offset in error.next_offsets.items():
+            if partition in reader.assignment():
+                reader.seek(partition, offset)
+                self._stored.pop(partition, None)
+                self._committed.pop(partition, None)
+        self._tick()
+
+    def _measure_lag(self, reader: Reader, *, is_idle: bool) -> None:
+        if not is_idle and time.monotonic() < self._lag_known_at + LAG_EVERY_S:
+            return
         try:
             self.progress.lag = reader.lag()
         except LogUnavailable as error:
             logger.info("lag unknown: %s", error)
-        self._tick()
+            return
+        self._lag_known_at = time.monotonic()
+        self.progress.remade = reader.remade()
+        behind = [self._handled_ms.get(partition) for partition, lag in self.progress.lag.items() if lag]
+        ages = [time.time() - handled_ms / 1000 for handled_ms in behind if handled_ms is not None]
+        self.progress.lag_s = max(0.0, *ages) if ages else 0.0
 
     def _patiently(self, step: Callable[[], R], reader: Reader, stop: threading.Event) -> R:
         """What step returns, tried until the store and the log are there. Once `stop` is set, the error is raised."""
@@ -147,12 +194,12 @@ class Loop(Generic[T]):
         self.progress.rebalances += 1
         for partition in self._owned - owned:
             self._handler.revoked(partition)
-            self._stored.pop(partition, None)
-            self._committed.pop(partition, None)
+            for known in (self._stored, self._committed, self._handled_ms):
+                known.pop(partition, None)
         moved: set[int] = set()
         for partition in sorted(owned - self._owned):
             start = self._handler.assigned(partition)
-            first = next((b.records[0].offset for b in batches if b.partition == partition), None)
+            first = next((b.offsets[0] for b in batches if b.partition == partition), None)
             here = reader.positions()[partition] if first is None else first
             if start is not None and start != here:
                 reader.seek(partition, start)
@@ -160,17 +207,14 @@ class Loop(Generic[T]):
         self._owned = owned
         return [batch for batch in batches if batch.partition in owned - moved]
 
-    def _decoded(self, reader: Reader, batches: Sequence[Batch], stop: threading.Event) -> list[Decoded[T]]:
+    def _decoded(self, reader: Reader, batches: Sequence[Batch], stop: threading.Event) -> list[EventColumns]:
         decoded, letters = [], []
         for batch in batches:
-            values = []
-            for record in batch.records:
-                try:
-                    values.append((record.offset, record.time_ms, self._decode(record.value)))
-                except DecodeError as error:
-                    at = (self._topic, batch.partition, record.offset)
-                    letters.append(DeadLetter(*at, str(error), record.key, record.value, record.time_ms))
-            decoded.append(Decoded(batch.partition, values, batch.next_offset))
+            columns, refused = self._decoder.decode(batch)
+            decoded.append(columns)
+            for place, cause in refused.items():
+                at = (self._topic, batch.partition, batch.offsets[place])
+                letters.append(DeadLetter(*at, cause, batch.keys[place], batch.values[place], batch.times_ms[place]))
         if letters:
             self._patiently(lambda: bury(self._log, letters), reader, stop)
             self.progress.dead_letters += len(letters)

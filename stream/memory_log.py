@@ -97,7 +97,7 @@ class MemoryReader:
                 start = self._positions[number]
                 records = self._stored().partitions[number][start : start + max_records]
                 if records:
-                    batches.append(Batch(number, records))
+                    batches.append(Batch.of(number, records))
                     self._positions[number] = start + len(records)
                     max_records -= len(records)
             return batches
@@ -124,6 +124,9 @@ class MemoryReader:
         with self._log._changed:
             partitions = self._stored().partitions
             return {number: len(partitions[number]) - at for number, at in self._positions.items()}
+
+    def remade(self) -> int:
+        return 0
 
     def keep_alive(self) -> None:
         return None

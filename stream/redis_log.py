@@ -240,6 +240,9 @@ class RedisReader:
         bounds = self._log._bounds(self._topic, list(self._positions))
         return {number: max(0, end - max(start, self._positions[number])) for number, (start, end) in bounds.items()}
 
+    def remade(self) -> int:
+        return 0
+
     def keep_alive(self) -> None:
         if not self._closed and time.monotonic() >= self._renewed_at + RENEW_EVERY_S:
             self._share(take=False)
@@ -282,7 +285,7 @@ class RedisReader:
         batches = []
         # With fewer records wanted than there are partitions, what is too much is left for the next call.
         for stream, entries in (found or ())[:max_records]:
-            batch = Batch(streams[stream.decode()], _records(entries))
+            batch = Batch.of(streams[stream.decode()], _records(entries))
             self._warn_of_gap(batch)
             self._positions[batch.partition] = batch.next_offset
             batches.append(batch)
@@ -305,7 +308,7 @@ class RedisReader:
         return {self._log._key(self._topic, n): n for n in numbers[self._first :] + numbers[: self._first]}
 
     def _warn_of_gap(self, batch: Batch) -> None:
-        wanted, found = self._positions[batch.partition], batch.records[0].offset
+        wanted, found = self._positions[batch.partition], batch.offsets[0]
         if found > wanted:
             logging.getLogger(__name__).warning(
                 "%s, partition %d: records %d to %d were trimmed before group %s read them",

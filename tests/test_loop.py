@@ -9,9 +9,10 @@ import pytest
 
 from store.connection import StoreUnavailable
 from stream.dead_letters import KEPT_BYTES, DeadLetter, bury, exhume
+from stream.decoding import EventColumns
 from stream.events import Event
 from stream.log import LogUnavailable, Reader
-from stream.loop import Decoded, Progress
+from stream.loop import Progress
 from stream.topics import DEAD_LETTERS, EVENTS
 from tests.troubled_log import Crash, TroubledLog, consume
 
@@ -31,13 +32,13 @@ class Recorder:
     def revoked(self, partition: int) -> None:
         self.journal.append(f"revoked {partition}")
 
-    def handle(self, batches: Sequence[Decoded[Event]]) -> Mapping[int, int]:
+    def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
         if self.away and batches:
             self.away -= 1
             raise StoreUnavailable("the store is away")
         for batch in batches:
             self.journal.append(f"handle {batch.partition} up to {batch.next_offset}")
-            self.handled += [(batch.partition, offset, event.item_id) for offset, _, event in batch.values]
+            self.handled += [(batch.partition, offset, event.item_id) for offset, _, event in batch.rows()]
         return {batch.partition: batch.next_offset for batch in batches}
 
     def drain(self) -> Mapping[int, int]:
@@ -163,8 +164,8 @@ def test_a_crash_before_the_commit_reads_the_batch_again_and_no_other(log: Troub
 
 def test_any_other_error_ends_the_process_with_nothing_of_it_committed(log: TroubledLog) -> None:
     class Broken(Recorder):
-        def handle(self, batches: Sequence[Decoded[Event]]) -> Mapping[int, int]:
-            if any(offset == 3 for batch in batches for offset, _, _ in batch.values):
+        def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
+            if any(offset == 3 for batch in batches for offset, _, _ in batch.rows()):
                 raise ZeroDivisionError
             return super().handle(batches)
 

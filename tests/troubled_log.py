@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stream.events import Event, decode_event, encode_event
+from stream.events import Event, encode_event
 from stream.log import Batch, Entry, LogUnavailable, Position
 from stream.loop import Handler, Loop, Progress
 from stream.memory_log import MemoryLog, MemoryReader
@@ -95,7 +95,7 @@ class TroubledReader(MemoryReader):
 
 def consume(
     log: MemoryLog,
-    handler: Handler[Event],
+    handler: Handler,
     *,
     group: str = "g",
     max_records: int = 2000,
@@ -109,6 +109,6 @@ def consume(
         if progress.waiting_for is None and until(progress):
             stop.set()
 
-    loop = Loop(log, EVENTS, group, decode_event, handler, max_records=max_records, poll_timeout_s=0.01, on_tick=tick)
+    loop = Loop(log, EVENTS, group, handler, max_records=max_records, poll_timeout_s=0.01, on_tick=tick)
     loop.run(stop)
     return loop.progress

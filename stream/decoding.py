@@ -1,0 +1,148 @@
+"""A batch of the log as columns of events. The usual batch, all of it well formed, costs no Python per event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from math import isfinite
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from led.encoder import I64
+from stream.events import (
+    MAX_ID_BYTES,
+    MAX_KIND_BYTES,
+    MAX_TIME_MS,
+    MAX_WIRE_BYTES,
+    WIRE_VERSION,
+    DecodeError,
+    Event,
+    decode_event,
+)
+from stream.log import Batch
+
+FIELDS = 1 + len(Event._fields)
+
+
+@dataclass(frozen=True)
+class EventColumns:
+    """The readable events of consecutive records of one partition, in their order; columns of equal length.
+
+    offsets, times_ms: int64. appended_ms: the log's own times. next_offset: where the partition goes on after them.
+    """
+
+    partition: int
+    offsets: I64
+    appended_ms: Sequence[int]
+    users: Sequence[str]
+    items: Sequence[str]
+    kinds: Sequence[str]
+    times_ms: I64
+    event_ids: Sequence[str | None]
+    values: Sequence[float | None]
+    contexts: Sequence[Mapping[str, str] | None]
+    next_offset: int
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def events(self) -> list[Event]:
+        """The events one by one, for whoever handles them so."""
+        times = self.times_ms.tolist()
+        return list(map(Event, self.users, self.items, self.kinds, times, self.event_ids, self.values, self.contexts))
+
+    def rows(self) -> list[tuple[int, int, Event]]:
+        """(offset, time appended in ms, event)."""
+        return list(zip(self.offsets.tolist(), self.appended_ms, self.events(), strict=True))
+
+    @classmethod
+    def of(cls, batch: Batch, events: Sequence[Event], readable: Sequence[bool]) -> EventColumns:
+        """The columns of the events in a batch, where `readable` says which records they are in."""
+        columns: Any = list(zip(*events, strict=True)) or [()] * len(Event._fields)
+        users, items, kinds, times_ms, event_ids, values, contexts = columns
+        return cls(
+            batch.partition,
+            np.array(list(compress(batch.offsets, readable)), np.int64),
+            list(compress(batch.times_ms, readable)),
+            users, items, kinds, np.array(times_ms, np.int64), event_ids, values, contexts, batch.next_offset,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Batches to columns. An event dated more than max_ahead_s ahead of now_ms is refused; without now_ms, none is.
+
+    The border refuses such events too (`Border.accept`), but not everybody who writes to the log came through it.
+    """
+
+    now_ms: Callable[[], int] | None = None
+    max_ahead_s: float = 300.0
+
+    def decode(self, batch: Batch) -> tuple[EventColumns, dict[int, str]]:
+        """The readable events, and by place in the batch why each of the others is none."""
+        ahead_ms = MAX_TIME_MS if self.now_ms is None else self.now_ms() + int(1000 * self.max_ahead_s)
+        latest_ms = min(ahead_ms, MAX_TIME_MS - 1)
+        columns = _all_at_once(batch, latest_ms)
+        return (columns, {}) if columns is not None else _one_by_one(batch, latest_ms)
+
+
+def _all_at_once(batch: Batch, latest_ms: int) -> EventColumns | None:
+    """The columns if every record is a plain event of this version; None if any is not, or only may not be."""
+    if max(map(len, batch.values)) > MAX_WIRE_BYTES:
+        return None
+    try:
+        rows: Any = list(map(msgpack.unpackb, batch.values))
+    except (ValueError, msgpack.UnpackException):
+        return None
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {FIELDS}:
+        return None
+    versions, users, items, kinds, times_ms, event_ids, values, contexts = zip(*rows, strict=True)
+    plain = (
+        set(map(type, versions)) == {int} and set(versions) == {WIRE_VERSION}
+        and _are_texts(users, MAX_ID_BYTES)
+        and _are_texts(items, MAX_ID_BYTES)
+        and _are_texts(kinds, MAX_KIND_BYTES)
+        and set(map(type, times_ms)) == {int} and min(times_ms) >= 0 and max(times_ms) <= latest_ms
+        and _are_texts([one for one in event_ids if one is not None], MAX_ID_BYTES)
+        and all(type(one) is float and isfinite(one) for one in values if one is not None)
+        and not any(contexts)
+    )  # fmt: skip
+    if not plain:
+        return None
+    return EventColumns(
+        batch.partition, np.array(batch.offsets, np.int64), batch.times_ms,
+        users, items, kinds, np.array(times_ms, np.int64), event_ids, values, contexts, batch.next_offset,
+    )  # fmt: skip
+
+
+def _are_texts(column: Sequence[object], longest: int) -> bool:
+    """Whether all are texts of a good length; an empty column is."""
+    if not column:
+        return True
+    if set(map(type, column)) != {str}:
+        return False
+    lengths = set(map(len, column))  # type: ignore[arg-type]
+    return min(lengths) > 0 and max(lengths) <= longest
+
+
+def _one_by_one(batch: Batch, latest_ms: int) -> tuple[EventColumns, dict[int, str]]:
+    events, refused = [], {}
+    for place, value in enumerate(batch.values):
+        try:
+            event = _not_ahead(decode_event(value), latest_ms)
+        except DecodeError as error:
+            refused[place] = str(error)
+        else:
+            events.append(event)
+    return EventColumns.of(batch, events, [place not in refused for place in range(len(batch))]), refused
+
+
+def _not_ahead(event: Event, latest_ms: int) -> Event:
+    if event.time_ms > latest_ms:
+        raise DecodeError(
+            f"time_ms = {event.time_ms}: {(event.time_ms - latest_ms) / 1000:.0f} s too far in the future"
+        )
+    return event
