@@ -21,6 +21,7 @@ from stream.events import (
     DecodeError,
     Event,
     decode_event,
+    is_context,
 )
 from stream.log import Batch
 
@@ -108,7 +109,7 @@ def _all_at_once(batch: Batch, latest_ms: int) -> EventColumns | None:
         and set(map(type, times_ms)) == {int} and min(times_ms) >= 0 and max(times_ms) <= latest_ms
         and _are_texts([one for one in event_ids if one is not None], MAX_ID_BYTES)
         and all(type(one) is float and isfinite(one) for one in values if one is not None)
-        and not any(contexts)
+        and all(is_context(one) for one in contexts if one is not None)
     )  # fmt: skip
     if not plain:
         return None

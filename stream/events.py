@@ -175,7 +175,7 @@ def _check_decoded(event: Event) -> None:
         ("time_ms", type(event.time_ms) is int and 0 <= event.time_ms < MAX_TIME_MS),
         ("event_id", event.event_id is None or _is_id(event.event_id)),
         ("value", event.value is None or (type(event.value) in (int, float) and math.isfinite(event.value))),
-        ("context", event.context is None or _is_context(event.context)),
+        ("context", event.context is None or is_context(event.context)),
     )
     for field, good in checks:
         if not good:
@@ -186,7 +186,7 @@ def _is_id(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_BYTES
 
 
-def _is_context(value: object) -> bool:
+def is_context(value: object) -> bool:
     """Texts by name: consumers write it as JSON without another look. Its size is bounded by MAX_WIRE_BYTES."""
     return isinstance(value, dict) and all(isinstance(part, str) for pair in value.items() for part in pair)
 
