@@ -4,12 +4,11 @@ Keys of a topic, all under `<namespace>:log:<topic>`:
 
     (itself)             "<partitions> <identity>", made once
     :<partition>         the stream; ids are 0-1, 0-2, …, so that an entry's offset is its sequence number minus one
-    :groups              the groups that ever read; what one of them has not committed is never trimmed
+    :groups              the groups that ever read; what one of them has not committed is not trimmed
+    :seen                sorted set: when each group last had a member; one gone for too long holds trimming no more
     :committed:<group>   hash: next offset by partition
     :members:<group>     sorted set: when each reader's membership runs out, in the server's milliseconds
     :leases:<group>      hash: reader by partition; good while that reader is a member
-
-Scripts run on the server and read its clock, so readers need not agree on the time.
 """
 
 from __future__ import annotations
@@ -23,67 +22,12 @@ from typing import Any
 
 from store.connection import Client, StoreUnavailable, ping, unavailable_is_ours
 from stream.log import Batch, Entry, LogUnavailable, Position, Record, UnknownTopic, partition_of
+from stream.redis_scripts import COMMIT, LEAVE, SHARE, TRIM
+from stream.topics import KEPT_RECORDS
 
+FORGET_GROUPS_AFTER_S = 7 * 86400.0
 RENEW_EVERY_S = 0.25
 BLOCK_AT_MOST_S = 0.5
-
-# KEYS: members, leases. ARGV: reader, membership in ms, partitions, 1 to take and hand over or 0 to renew only.
-# Answers the reader's partitions, each followed by 1 where its lease is new.
-_SHARE = """
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local me, partitions = ARGV[1], tonumber(ARGV[3])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-redis.call('ZADD', KEYS[1], now + ARGV[2], me)
-local members, mine = redis.call('ZCARD', KEYS[1]), {}
-for partition = 0, partitions - 1 do
-  if redis.call('HGET', KEYS[2], partition) == me then mine[#mine + 1] = {partition, 0} end
-end
-if ARGV[4] == '1' then
-  local rank, names = 0, redis.call('ZRANGE', KEYS[1], 0, -1)
-  for _, name in ipairs(names) do if name < me then rank = rank + 1 end end
-  local share = math.floor(partitions / members)
-  if rank < partitions % members then share = share + 1 end
-  while #mine > share do redis.call('HDEL', KEYS[2], table.remove(mine)[1]) end
-  for partition = 0, partitions - 1 do
-    if #mine >= share then break end
-    local holder = redis.call('HGET', KEYS[2], partition)
-    if not holder or not redis.call('ZSCORE', KEYS[1], holder) then
-      redis.call('HSET', KEYS[2], partition, me)
-      mine[#mine + 1] = {partition, 1}
-    end
-  end
-end
-return mine
-"""
-
-# KEYS: leases, committed. ARGV: reader, then partition and next offset in turn.
-_COMMIT = """
-for i = 2, #ARGV, 2 do
-  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[1] then redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
-end
-"""
-
-# KEYS: members, leases. ARGV: reader.
-_LEAVE = """
-redis.call('ZREM', KEYS[1], ARGV[1])
-local leases = redis.call('HGETALL', KEYS[2])
-for i = 1, #leases, 2 do
-  if leases[i + 1] == ARGV[1] then redis.call('HDEL', KEYS[2], leases[i]) end
-end
-"""
-
-# KEYS: stream, groups. ARGV: prefix of the committed hashes, partition, records to keep.
-_TRIM = """
-local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if not newest then return 0 end
-local keep_from = tonumber(string.match(newest[1], '%d+$')) - ARGV[3]
-for _, group in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-  keep_from = math.min(keep_from, tonumber(redis.call('HGET', ARGV[1] .. group, ARGV[2]) or '0'))
-end
-if keep_from <= 0 then return 0 end
-return redis.call('XTRIM', KEYS[1], 'MINID', '~', '0-' .. string.format('%.0f', keep_from + 1))
-"""
 
 
 class RedisLog:
@@ -91,13 +35,21 @@ class RedisLog:
 
     retain_records: how many of a partition's newest records are kept even when every group has committed them.
     membership_s: how long after its last call a reader that died in silence keeps its partitions.
+    forget_groups_after_s: how long a group without a member, which then commits nothing, holds the trimming back.
     """
 
     def __init__(
-        self, client: Client, namespace: str, *, retain_records: int = 100_000, membership_s: float = 10.0
+        self,
+        client: Client,
+        namespace: str,
+        *,
+        retain_records: int = 100_000,
+        membership_s: float = 10.0,
+        forget_groups_after_s: float = FORGET_GROUPS_AFTER_S,
     ) -> None:
         self._client, self._namespace = client, namespace
         self._retain_records, self._membership_ms = retain_records, int(membership_s * 1000)
+        self._forget_groups_after_ms = int(forget_groups_after_s * 1000)
         self._partitions: dict[str, int] = {}
 
     def create_topic(self, topic: str, partitions: int) -> None:
@@ -117,10 +69,11 @@ class RedisLog:
         partitions = self.partitions(topic)
         streams = [self._key(topic, number) for number in range(partitions)]
         numbers = [partition_of(entry.key, partitions) for entry in entries]
+        bound = ["MAXLEN", "~", KEPT_RECORDS[topic]] if topic in KEPT_RECORDS else []
         pipeline: Any = self._client.pipeline(transaction=False)
         for number, entry in zip(numbers, entries, strict=True):
             pipeline.execute_command(
-                "XADD", streams[number], "0-*", "t", entry.time_ms, "k", entry.key, "v", entry.value
+                "XADD", streams[number], *bound, "0-*", "t", entry.time_ms, "k", entry.key, "v", entry.value
             )
         try:
             with _unavailable():
@@ -194,17 +147,19 @@ class RedisReader:
         self._log, self._client, self._topic, self._group = log, log._client, topic, group
         self._name, self._identity = secrets.token_hex(8), log.identity(topic)
         self._members, self._leases = log._key(topic, "members", group), log._key(topic, "leases", group)
+        self._seen = log._key(topic, "seen")
         self._positions: dict[int, int] = {}
+        self._forgotten: set[str] = set()
         self._trimmed_at: dict[int, int] = {}
         self._renewed_at = float("-inf")
         self._first = 0
         self._closed = False
         timeout_s = self._client.connection_pool.connection_kwargs.get("socket_timeout")
         self._block_at_most_s = min(BLOCK_AT_MOST_S, timeout_s / 2) if timeout_s else BLOCK_AT_MOST_S
-        self._share_script = self._client.register_script(_SHARE)
-        self._commit_script = self._client.register_script(_COMMIT)
-        self._leave_script = self._client.register_script(_LEAVE)
-        self._trim_script = self._client.register_script(_TRIM)
+        self._share_script = self._client.register_script(SHARE)
+        self._commit_script = self._client.register_script(COMMIT)
+        self._leave_script = self._client.register_script(LEAVE)
+        self._trim_script = self._client.register_script(TRIM)
 
     def poll(self, *, max_records: int, timeout_s: float) -> list[Batch]:
         deadline = time.monotonic() + timeout_s
@@ -258,12 +213,13 @@ class RedisReader:
 
     def _share(self, *, take: bool) -> None:
         """Stay a member; with take, also hand over what is too much and take up what is free."""
-        args: list[Any] = [self._name, self._log._membership_ms, self._log.partitions(self._topic), int(take)]
+        partitions = self._log.partitions(self._topic)
+        args: list[Any] = [self._name, self._log._membership_ms, partitions, int(take), self._group]
         with self._starting_over():
             # A server that lost everything begins at offset 0 again, where neither positions nor commits mean a thing.
             if self._log.identity(self._topic) != self._identity:
                 raise UnknownTopic(f"{self._topic} is gone, another one was made in its place: begin anew")
-            leases: Any = self._share_script(keys=[self._members, self._leases], args=args)
+            leases: Any = self._share_script(keys=[self._members, self._leases, self._seen], args=args)
             missing = {number for number, is_new in leases if is_new or number not in self._positions}
             committed = self._log.committed(self._topic, self._group) if missing else {}
         self._positions = {
@@ -322,9 +278,20 @@ class RedisReader:
             if offset - self._trimmed_at.setdefault(number, offset - every) < every:
                 continue
             self._trimmed_at[number] = offset
-            keys = [self._log._key(self._topic, number), self._log._key(self._topic, "groups")]
-            prefix = self._log._key(self._topic, "committed", "")
-            self._trim_script(keys=keys, args=[prefix, number, self._log._retain_records])
+            keys = [self._log._key(self._topic, number), self._log._key(self._topic, "groups"), self._seen]
+            prefix, log = self._log._key(self._topic, "committed", ""), self._log
+            args: list[Any] = [prefix, number, log._retain_records, log._forget_groups_after_ms]
+            gone: Any = self._trim_script(keys=keys, args=args)
+            self._tell_of({group.decode() for group in gone})
+
+    def _tell_of(self, gone: set[str]) -> None:
+        """Groups the trimming waits for no more: each is named once."""
+        for group in sorted(gone - self._forgotten):
+            logging.getLogger(__name__).warning(
+                "%s: group %s had no member for %g s, records it has not read may be trimmed from now on",
+                *(self._topic, group, self._log._forget_groups_after_ms / 1000),
+            )
+        self._forgotten = gone
 
 
 @contextmanager

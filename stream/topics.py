@@ -5,6 +5,8 @@ from __future__ import annotations
 EVENTS = "events"
 RELEASES = "releases"
 DEAD_LETTERS = "deadletters"
+# Newest records of a partition that a single box keeps where no consumer group's commits say what may go.
+KEPT_RECORDS = {DEAD_LETTERS: 10_000}
 
 
 def topics(event_partitions: int) -> dict[str, int]:

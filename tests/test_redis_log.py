@@ -15,6 +15,7 @@ from store.connection import Client, connect
 from store.embedded import EmbeddedStore
 from stream.log import Entry, LogUnavailable, Position, Reader, UnknownTopic
 from stream.redis_log import RENEW_EVERY_S, RedisLog
+from stream.topics import DEAD_LETTERS, KEPT_RECORDS
 
 
 @pytest.fixture
@@ -68,6 +69,97 @@ def test_nothing_is_trimmed_that_a_known_group_has_not_committed(redis_client: C
     slow.commit({0: 500})
     assert 300 <= log.start_offsets("events")[0] <= 500
     assert drain(slow) == list(range(500, 1000))
+
+
+def test_a_group_gone_for_too_long_holds_the_trimming_no_more_and_is_named(
+    redis_client: Client, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = RedisLog(redis_client, namespace, retain_records=100, membership_s=0.5, forget_groups_after_s=1.0)
+    log.create_topic("events", 1)
+    alive, dead = log.reader("events", "alive"), log.reader("events", "dead")
+    log.append("events", entries(1000))
+    dead.poll(max_records=10, timeout_s=0.0)
+    dead.commit({0: 10})
+    dead.close()
+    drain(alive)
+    assert log.start_offsets("events")[0] <= 10, "a group just gone is waited for"
+    _poll_for(alive, 1.5)
+    log.append("events", entries(100))
+    drain(alive)
+    assert log.start_offsets("events")[0] > 500
+    assert caplog.text.count("group dead had no member for 1 s") == 1
+
+    back = log.reader("events", "dead")
+    assert drain(back)[-1] == 1099, "one that comes back goes on with what is there"
+    start = log.start_offsets("events")[0]
+    back.close()
+    log.append("events", entries(1000))
+    drain(alive)
+    assert log.start_offsets("events")[0] <= start + 100, "and holds the trimming again"
+
+
+def test_a_group_that_only_waits_for_its_store_holds_the_trimming_however_long(
+    redis_client: Client, namespace: str
+) -> None:
+    log = RedisLog(redis_client, namespace, retain_records=100, membership_s=0.5, forget_groups_after_s=0.6)
+    log.create_topic("events", 1)
+    alive, waiting = log.reader("events", "alive"), log.reader("events", "waiting")
+    log.append("events", entries(1000))
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        waiting.keep_alive()
+        alive.poll(max_records=1, timeout_s=0.1)
+    alive.seek(0, 0)
+    drain(alive)
+    assert log.start_offsets("events") == {0: 0}
+
+
+def test_time_in_which_the_whole_system_was_down_makes_no_group_older(redis_client: Client, namespace: str) -> None:
+    log = RedisLog(redis_client, namespace, retain_records=100, membership_s=0.2, forget_groups_after_s=1.0)
+    log.create_topic("events", 1)
+    for group in ("first", "second"):
+        reader = log.reader("events", group)
+        log.append("events", entries(500))
+        reader.poll(max_records=10, timeout_s=0.0)
+        reader.close()
+    time.sleep(1.2)
+    assert drain(log.reader("events", "first"))[-1] == 999
+    assert log.start_offsets("events") == {0: 0}, "the second has not begun yet"
+
+
+def test_letters_nobody_reads_as_a_group_do_not_fill_the_server(redis_client: Client, namespace: str) -> None:
+    log = RedisLog(redis_client, namespace)
+    log.create_topic(DEAD_LETTERS, 1)
+    kept = KEPT_RECORDS[DEAD_LETTERS]
+    for _ in range(6):
+        log.append(DEAD_LETTERS, entries(kept // 4))
+    ends, starts = log.end_offsets(DEAD_LETTERS)[0], log.start_offsets(DEAD_LETTERS)[0]
+    assert ends == 6 * (kept // 4)
+    assert kept <= ends - starts < kept + 200
+
+
+def test_a_server_out_of_memory_still_takes_commits_and_makes_room_by_trimming(
+    own_server: EmbeddedStore, namespace: str
+) -> None:
+    with connect(own_server.address) as client:
+        log = RedisLog(client, namespace, retain_records=100, membership_s=0.5)
+        log.create_topic("events", 1)
+        reader = log.reader("events", "g")
+        log.append("events", entries(1000))
+        reader.poll(max_records=10, timeout_s=0.0)
+        client.config_set("maxmemory", "1")
+        _poll_for(reader, 1.0)
+        assert reader.assignment() == {0}, "it stays a member"
+        reader.seek(0, 0)
+        assert drain(reader) == list(range(1000))
+        assert log.committed("events", "g") == {0: 1000}
+        assert log.start_offsets("events")[0] > 500
+
+
+def _poll_for(reader: Reader, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        reader.poll(max_records=10, timeout_s=0.1)
 
 
 def test_an_emptied_stream_starts_where_it_ends(redis_client: Client, namespace: str) -> None:
