@@ -130,6 +130,12 @@ def _releases(settings: Settings, arguments: argparse.Namespace) -> int:
     return releases_command.run(settings, arguments.action, arguments.version)
 
 
+def _deadletters(settings: Settings, arguments: argparse.Namespace) -> int:
+    from ledstream import deadletters_command
+
+    return deadletters_command.run(settings, arguments)
+
+
 def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     from ledstream import doctor
 
@@ -187,6 +193,12 @@ def _releases_arguments(parser: Parser) -> None:
     parser.add_argument("version", nargs="?", help="which release, for show and activate")
 
 
+def _deadletters_arguments(parser: Parser) -> None:
+    from ledstream import deadletters_command
+
+    deadletters_command.add_arguments(parser)
+
+
 def _doctor_arguments(parser: Parser) -> None:
     parts = ("packages", "store", "log", "server", "consumer")
     parser.add_argument("--only", choices=parts, help="one part; consumer: the one on LEDSTREAM_METRICS_PORT")
@@ -230,6 +242,13 @@ COMMANDS = (
         _releases,
         (*WHERE, "kinds"),
         _releases_arguments,
+    ),
+    Command(
+        "deadletters",
+        "list records nobody could read, or replay them",
+        _deadletters,
+        WHERE,
+        _deadletters_arguments,
     ),
     Command(
         "doctor",

