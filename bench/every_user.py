@@ -10,14 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from store.releases import Release
-from store.user_state import TIMELINE, UserRecord, UserStates, encode_timelines, user_vectors
+from store.user_record import TIMELINE, Applied, UserRecord, source_of
+from store.user_state import UserStates, encode_timelines, user_vectors
 from stream.events import ERASE, Event, decode_event, event_key, item_key, kind_code
 from stream.log import Log
 from stream.topics import EVENTS
 
 READ_AT_ONCE = 10_000
 USERS_AT_ONCE = 2000
-ROUNDING = 1e-4  # of the vector's length: what `led.encoder` promises of running sums
+ROUNDING = 5e-3  # of the mean length of what was averaged; ordinarily it is a twentieth of that
+REMEMBERED = 16  # newest events among which a repeated send is recognised
 
 
 class Entry(NamedTuple):
@@ -36,6 +38,7 @@ class Expected:
     timeline: list[Entry] = field(default_factory=list)
     applied: int = 0
     position: tuple[int, int] = (-1, -1)
+    newest_ms: int = 0
 
 
 @dataclass
@@ -74,17 +77,32 @@ def folded(events: Iterator[tuple[int, int, Event]], max_events: int) -> dict[st
         if event.kind == ERASE:
             user.timeline, user.applied = [], 0
             continue
-        new = Entry(item_key(event.item_id), event.time_ms, event_key(event.event_id), kind_code(event.kind))
-        if new.event and any((e.item, e.event, e.kind) == (new.item, new.event, new.kind) for e in user.timeline):
+        at = (
+            user.timeline[-1].time_ms + to_11_bits(event.time_ms - user.timeline[-1].time_ms)
+            if user.timeline
+            else event.time_ms
+        )
+        new = Entry(item_key(event.item_id), at, event_key(event.event_id), kind_code(event.kind))
+        if new.event and any(
+            (e.item, e.event, e.kind) == (new.item, new.event, new.kind) for e in user.timeline[-REMEMBERED:]
+        ):
             continue
         user.timeline = [*user.timeline, new][-max_events:]
         user.applied += 1
+        user.newest_ms = event.time_ms
     return users
+
+
+def to_11_bits(step_ms: int) -> int:
+    """A step in time with its 11 leading bits, rounded: what a timeline keeps of it."""
+    unit = 1 << max(abs(step_ms).bit_length() - 11, 0)
+    return (1 if step_ms >= 0 else -1) * ((abs(step_ms) + unit // 2) // unit * unit)
 
 
 def compare(
     expected: Mapping[str, Expected],
     states: UserStates,
+    log_identity: int,
     releases: Mapping[int, Release],
     progress: Callable[[int], None] = lambda _: None,
 ) -> Comparison:
@@ -102,7 +120,7 @@ def compare(
         for user, record in zip(some, states.read(some), strict=True):
             found.users += 1
             found.events += record.applied if isinstance(record, UserRecord) else 0
-            if isinstance(record, UserRecord) and _is_equal(expected[user], record):
+            if isinstance(record, UserRecord) and _is_equal(expected[user], record, log_identity):
                 good.append(record)
             else:
                 found.timelines_differing += 1
@@ -111,12 +129,14 @@ def compare(
     return found
 
 
-def _is_equal(expected: Expected, record: UserRecord) -> bool:
-    position = record.position.partition, record.position.offset
+def _is_equal(expected: Expected, record: UserRecord, log_identity: int) -> bool:
+    partition, offset = expected.position
     timeline = np.array(expected.timeline, TIMELINE)
+    timeline["event"][:-REMEMBERED] = 0
     return bool(
         record.applied == expected.applied
-        and position == expected.position
+        and record.position == Applied(source_of(log_identity, partition), offset)
+        and record.as_of == (expected.newest_ms if expected.timeline else None)
         and record.timeline.tobytes() == timeline.tobytes()
     )
 

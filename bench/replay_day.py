@@ -261,7 +261,7 @@ class Replay:
         releases = parts.releases(self._settings)
         loaded = [releases.load(training.version, with_index=False) for training in self._course.trainings]
         states = parts.user_states(self._settings, parts.open_store(self._settings))
-        return compare(expected, states, {release.key: release for release in loaded})
+        return compare(expected, states, log.identity(EVENTS), {release.key: release for release in loaded})
 
 
 def processes_mb() -> dict[str, float]:

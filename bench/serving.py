@@ -28,7 +28,8 @@ from ledstream.own_system import free_port
 from ledstream.settings import Settings, read_settings
 from store.item_index import least_scores, measure_recall, use_threads
 from store.releases import Release
-from store.user_state import UserRecord, user_vectors
+from store.user_record import UserRecord
+from store.user_state import user_vectors
 from stream.announcements import announce
 from stream.topics import EVENTS
 

@@ -31,7 +31,8 @@ from ledstream import parts
 from ledstream.own_system import OwnSystem, free_port
 from ledstream.settings import Settings, read_settings
 from store.releases import Release
-from store.user_state import Timeline, encode_timelines
+from store.user_record import Timeline
+from store.user_state import encode_timelines
 from stream.announcements import announce
 from stream.events import Event, item_key
 

@@ -12,7 +12,8 @@ import numpy as np
 from led.encoder import F32, I64
 from store.embedded import EmbeddedStore
 from store.releases import U64, Model, Release
-from store.user_state import TIMELINE, Applied, Timeline, UserRecord, UserStates, encode_timelines
+from store.user_record import TIMELINE, Applied, Timeline, UserRecord, encode_record, source_of
+from store.user_state import NOTHING, UserStates, encode_timelines
 from stream.events import Event, item_key, kind_code
 from tests.servers import KafkaServer
 
@@ -85,12 +86,14 @@ def histories(users: int, items: int, longest: int, seed: int) -> Iterator[I64]:
 def fill(states: UserStates, release: Release, timelines: Mapping[str, Timeline], log_identity: int) -> None:
     """Records of these users, as the consumer would have made them under the release, before the log's first event."""
     sums = encode_timelines(list(timelines.values()), release)
-    before = Applied(log_identity, 0, -1)
-    records = {}
-    for place, (user, timeline) in enumerate(timelines.items()):
+    before = Applied(source_of(log_identity, 0), -1)
+    records = []
+    for place, timeline in enumerate(timelines.values()):
         moving = (float(sums.weights[place]), int(sums.at_ms[place]), float(sums.masses[place]))
-        records[user] = UserRecord(before, timeline, len(timeline), release.key, sums.totals[place], *moving)
-    assert not states.write(records), "the store held these users already"
+        record = UserRecord(before, timeline, len(timeline), release.key, sums.totals[place], *moving)
+        records.append(encode_record(record))
+    refused = states.replace(states.keys(list(timelines)), [NOTHING] * len(records), records)
+    assert not refused, "the store held these users already"
 
 
 def timeline_of(rows: I64, keys: U64, first_ms: int) -> Timeline:

@@ -1,44 +1,40 @@
 """From a batch of events to new user records: which events take effect, what they push out, what the vector becomes.
 
-An event takes effect once. It is dropped when its offset is not beyond the record's (a replay), or when the timeline
-holds an event of the same item, kind and event id (a repeated send). An erasure forgets everything before it and
-leaves an empty record behind, whose position keeps replays from bringing the past back.
+An event takes effect once. It is dropped when its offset is not beyond the record's (a replay), or when one of the
+user's newest IDS_KEPT events has its item, kind and event id (a repeated send). An erasure forgets everything before
+it and leaves an empty record behind, whose position keeps replays from bringing the past back.
+
+All of a batch moves together as arrays; what costs Python per user is cutting old records and joining new ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from led.encoder import NEVER_MS, Sums, fold, worn
+from consumers.arrivals import Arrivals
+from consumers.stored import Identity, Stored, flat_entries
+from led.encoder import I64, NEVER_MS, Bool, Events, encode, fold, worn
 from store.releases import Release
-from store.user_state import (
+from store.user_record import (
+    ENTRY,
+    HEAD,
+    IDS_KEPT,
     NO_RELEASE,
-    TIMELINE,
-    Applied,
-    Timeline,
-    UserRecord,
-    empty_timeline,
-    encode_timelines,
-    flat_events,
-    joined,
+    POSITION,
+    U16,
+    Heads,
+    gap_codes,
+    gaps_of,
+    in_steps,
+    sealed,
+    steps_from,
 )
-from stream.events import ERASE, Event, event_key, item_key, kind_code
 
-
-@dataclass(frozen=True)
-class Change:
-    """What a batch does to one timeline. entered and left are TIMELINE arrays; anew: encode from the whole timeline."""
-
-    before: UserRecord | None
-    position: Applied
-    timeline: Timeline
-    entered: Timeline
-    left: Timeline
-    applied: int
-    anew: bool
+RANKS_TOGETHER = 6  # of a user's events in a batch, steps in time are made for so many of all users together
 
 
 @dataclass
@@ -50,131 +46,229 @@ class Counts:
     replayed: int = 0
     erased: int = 0
 
+    def add(self, other: Counts) -> None:
+        """Add what became of other events."""
+        self.applied += other.applied
+        self.duplicates += other.duplicates
+        self.replayed += other.replayed
+        self.erased += other.erased
 
-def change_timeline(
-    before: UserRecord | None, events: Sequence[tuple[Applied, Event]], max_events: int, counts: Counts
-) -> Change | None:
-    """The user's timeline after the events, in order; None if all of them were applied before.
 
-    max_events: the timeline keeps this many newest events.
+@dataclass(frozen=True)
+class Fresh:
+    """What of a batch takes effect. place (n,): its events in `Arrivals`, by user and then by log.
+
+    touched: (users,) who has an event that is no replay. forgotten: (users,) whose old timeline is to be dropped.
     """
-    events = _not_replayed(before, events, counts)
-    if not events:
-        return None
-    timeline = before.timeline if before else empty_timeline()
-    applied, anew = (before.applied, False) if before else (0, True)
-    fresh = empty_timeline()
-    for start, stop in _between_erasures(events):
-        if start > 0:
-            timeline, fresh, applied, anew = empty_timeline(), empty_timeline(), 0, True
-            counts.erased += 1
-        new = _as_timeline([event for _, event in events[start:stop]])
-        fresh = _without_repeats(timeline, new, max_events)
-        counts.applied += len(fresh)
-        counts.duplicates += len(new) - len(fresh)
-        applied += len(fresh)
-    whole = joined((timeline, fresh))
-    surplus = max(len(whole) - max_events, 0)
-    left = timeline[: min(surplus, len(timeline))]
-    kept = whole[surplus:]
-    entered = kept[max(len(timeline) - surplus, 0) :]
-    anew = anew or applied // max_events != (before.applied if before else 0) // max_events
-    return Change(before, events[-1][0], kept, entered, left, applied, anew)
+
+    place: I64
+    touched: Bool
+    forgotten: Bool
+    counts: Counts
 
 
-def new_records(changes: Mapping[str, Change], release: Release | None) -> dict[str, UserRecord]:
-    """The records after the changes, with vectors under the release; without one, timelines only.
+@dataclass(frozen=True)
+class Cut:
+    """How timelines of at most max_events change. before, left, fresh: (users,) events there were, that go, that come.
 
-    Vectors move incrementally where the stored one is of this release, and are encoded from the timeline otherwise,
-    once every max_events applied (which bounds the rounding that additions and subtractions gather), and where the
-    sums are `worn`.
+    entered: places of the fresh events that stay, of users `owner`. Where more come than fit, the first do not enter.
     """
-    bare = {
-        user: UserRecord(c.position, c.timeline, c.applied, NO_RELEASE, np.empty(0, np.float32), 0.0, NEVER_MS)
-        for user, c in changes.items()
-    }
-    if release is None:
-        return bare
-    moved = [user for user, c in changes.items() if not c.anew and c.before and c.before.release == release.key]
-    records = {}
-    if moved:
-        before = _sums([changes[user].before for user in moved], release.dim)
-        after = fold(
-            release.encoder,
-            release.input_embeddings,
-            before,
-            flat_events([changes[user].entered for user in moved], release),
-            flat_events([changes[user].left for user in moved], release),
+
+    before: I64
+    left: I64
+    fresh: I64
+    entered: I64
+    owner: I64
+
+
+def fold_batch(
+    arrivals: Arrivals, stored: Stored, source: int, release: Release | None, max_events: int
+) -> tuple[I64, list[bytes], Counts]:
+    """Places of the users whose record changes, their new records, and what became of the events.
+
+    stored: the records of arrivals.users. source: where the events come from (`store.user_record.source_of`).
+    max_events: a timeline keeps this many newest events. Without a release, records get no vector.
+    """
+    fresh = take_effect(arrivals, stored, source)
+    step = _Step(arrivals, stored, fresh, _cut(arrivals, stored, fresh, max_events), max_events)
+    heads, entries = step.heads(source), step.entries()
+    steps = step.sums(release, heads, entries)
+    ids, earlier = step.ids(heads), stored.earlier_positions(source)
+    heads["earlier"] = [len(one) // POSITION.itemsize for one in earlier]
+    head_bytes, step_bytes, size, width = heads.tobytes(), steps.tobytes(), HEAD.itemsize, 2 * steps.shape[1]
+    changed = np.flatnonzero(fresh.touched)
+    records = [
+        sealed(
+            head_bytes[size * user : size * (user + 1)]
+            + step_bytes[width * user : width * (user + 1)]
+            + ids[user]
+            + earlier[user]
+            + entries[user]
         )
-        good = ~worn(release.encoder, after)
-        records = {user: _with_sums(bare[user], release, after, i) for i, user in enumerate(moved) if good[i]}
-    others = [user for user in changes if user not in records]
-    anew = encode_timelines([changes[user].timeline for user in others], release)
-    return records | {user: _with_sums(bare[user], release, anew, i) for i, user in enumerate(others)}
-
-
-def _not_replayed(
-    before: UserRecord | None, events: Sequence[tuple[Applied, Event]], counts: Counts
-) -> Sequence[tuple[Applied, Event]]:
-    if before is None:
-        return events
-    seen = before.position
-    new = [
-        (at, event)
-        for at, event in events
-        if (at.log, at.partition) != (seen.log, seen.partition) or at.offset > seen.offset
+        for user in changed.tolist()
     ]
-    counts.replayed += len(events) - len(new)
-    return new
+    return changed, records, fresh.counts
 
 
-def _between_erasures(events: Sequence[tuple[Applied, Event]]) -> list[tuple[int, int]]:
-    """Ranges of events without an erasure among them; each but perhaps the first follows one."""
-    marks = [i for i, (_, event) in enumerate(events) if event.kind == ERASE]
-    starts = [i + 1 for i in marks]
-    ranges = list(zip([0, *starts], [*marks, len(events)], strict=True))
-    return ranges[1:] if events[0][1].kind == ERASE else ranges
+def take_effect(arrivals: Arrivals, stored: Stored, source: int) -> Fresh:
+    """Which events are neither replays nor repeats nor erased again."""
+    new = arrivals.offsets > stored.seen(source)[arrivals.owner]
+    touched, forgotten = np.zeros(len(stored), np.bool_), np.zeros(len(stored), np.bool_)
+    touched[arrivals.owner[new]] = True
+    counts = Counts(replayed=int(len(new) - new.sum()))
+    for user in _suspicious(arrivals, stored, new).tolist():
+        first, last = np.searchsorted(arrivals.owner, [user, user + 1])
+        places = (first + np.flatnonzero(new[first:last])).tolist()
+        new[places] = False
+        lasting, forgotten[user] = _one_by_one(arrivals, places, stored.identities(user), counts)
+        new[lasting] = True
+    counts.applied += int(new.sum())
+    return Fresh(np.flatnonzero(new), touched, forgotten, counts)
 
 
-def _as_timeline(events: Sequence[Event]) -> Timeline:
-    rows = [(item_key(e.item_id), e.time_ms, event_key(e.event_id), kind_code(e.kind)) for e in events]
-    return np.array(rows, dtype=TIMELINE)
+def _suspicious(arrivals: Arrivals, stored: Stored, new: Bool) -> I64:
+    """Users with an erasure, or with an event key that occurs twice."""
+    with_id = np.flatnonzero(new & (arrivals.events != 0))
+    owner, keys = arrivals.owner[with_id], arrivals.events[with_id]
+    known = (stored.recent_ids()[owner] == keys[:, None]).any(axis=1)
+    both = np.sort(owner << 32 | keys.astype(np.int64))
+    twice = both[1:][both[1:] == both[:-1]] >> 32
+    return np.unique(np.concatenate([arrivals.owner[new & arrivals.erases], owner[known], twice]))
 
 
-def _without_repeats(timeline: Timeline, new: Timeline, max_events: int) -> Timeline:
-    """The events of `new` that repeat none of the max_events events before them."""
-    with_id = new["event"] != 0
-    if not with_id.any():
-        return new
-    window = [(t["item"], t["event"], t["kind"]) for t in timeline]
-    before = {event for _, event, _ in window}
-    if len(before.union(new["event"][with_id])) == len(before) + with_id.sum():
-        return new  # no event id occurs twice, as is nearly always so
-    kept = []
-    for place, entry in enumerate(new):
-        identity = (entry["item"], entry["event"], entry["kind"])
-        if entry["event"] and identity in window[-max_events:]:
-            continue
-        kept.append(place)
-        window.append(identity)
-    return new[kept]
+def _one_by_one(
+    arrivals: Arrivals, places: Sequence[int], window: list[Identity], counts: Counts
+) -> tuple[list[int], bool]:
+    """Which of one user's events last, and whether what came before them is forgotten; the others are counted.
+
+    window: the user's newest events before these.
+    """
+    lasting: list[int] = []
+    forgotten = False
+    for place in places:
+        identity = (int(arrivals.items[place]), int(arrivals.kinds[place]), int(arrivals.events[place]))
+        if arrivals.erases[place]:
+            counts.erased += 1
+            counts.applied += len(lasting)
+            window, lasting, forgotten = [], [], True
+        elif identity[2] and identity in window[-IDS_KEPT:]:
+            counts.duplicates += 1
+        else:
+            lasting.append(place)
+            window = [*window[-IDS_KEPT:], identity]
+    return lasting, forgotten
 
 
-def _sums(records: Sequence[UserRecord | None], dim: int) -> Sums:
-    sums = Sums.zeros(len(records), dim)
-    for place, record in enumerate(records):
-        if record is not None:
-            sums.totals[place], sums.weights[place], sums.at_ms[place] = record.total, record.weight, record.at_ms
-            sums.masses[place] = record.mass
-    return sums
+def _cut(arrivals: Arrivals, stored: Stored, fresh: Fresh, max_events: int) -> Cut:
+    before = np.where(fresh.forgotten, 0, stored.heads["events"].astype(np.int64))
+    owner = arrivals.owner[fresh.place]
+    coming = np.bincount(owner, minlength=len(stored))
+    surplus = np.maximum(before + coming - max_events, 0)
+    left = np.minimum(surplus, before)
+    rank = np.arange(len(owner)) - (np.cumsum(coming) - coming)[owner]
+    enters = rank >= (surplus - left)[owner]
+    return Cut(before, left, coming, fresh.place[enters], owner[enters])
 
 
-def _with_sums(bare: UserRecord, release: Release, sums: Sums, place: int) -> UserRecord:
-    return replace(
-        bare,
-        release=release.key,
-        total=sums.totals[place],
-        weight=float(sums.weights[place]),
-        at_ms=int(sums.at_ms[place]),
-        mass=float(sums.masses[place]),
-    )
+class _Step:
+    """From old records to new ones, part by part; a part is an array or a list by user."""
+
+    def __init__(self, arrivals: Arrivals, stored: Stored, fresh: Fresh, cut: Cut, max_events: int) -> None:
+        self._arrivals, self._stored, self._fresh, self._cut = arrivals, stored, fresh, cut
+        self._max_events = max_events
+        self._codes, self._kept_ms = _steps_in_time(arrivals, stored, fresh, cut)
+
+    def heads(self, source: int) -> Heads:
+        """The new heads, but for the vector's part and the number of earlier positions."""
+        arrivals, stored, cut = self._arrivals, self._stored, self._cut
+        heads = np.zeros(len(stored), HEAD)
+        last = np.searchsorted(arrivals.owner, np.arange(len(stored)), side="right") - 1
+        heads["source"], heads["offset"] = source, arrivals.offsets[last]
+        heads["applied"] = np.where(self._fresh.forgotten, 0, stored.heads["applied"]) + cut.fresh
+        heads["events"] = np.minimum(cut.before + cut.fresh, self._max_events)
+        heads["ids"] = np.minimum(heads["events"], IDS_KEPT)
+        for name in ("time_ms", "late"):
+            heads[name] = np.where(cut.before > 0, stored.heads[name], 0)
+        # Of several values for one user the last, the newest event's, stays.
+        heads["time_ms"][cut.owner] = self._kept_ms[cut.entered]
+        heads["late"][cut.owner] = (arrivals.times_ms - self._kept_ms)[cut.entered]
+        heads["release"], heads["at_ms"] = NO_RELEASE, NEVER_MS
+        return heads
+
+    def entries(self) -> list[bytes]:
+        """The new timelines."""
+        arrivals, stored, cut = self._arrivals, self._stored, self._cut
+        made = np.empty(len(cut.entered), ENTRY)
+        made["word"] = arrivals.items[cut.entered] << np.uint64(8) | arrivals.kinds[cut.entered]
+        made["gap"] = self._codes[cut.entered]
+        kept = stored.entries_after(np.where(self._fresh.forgotten, stored.heads["events"], cut.left))
+        new = _by_user(made.tobytes(), cut.owner, len(stored), ENTRY.itemsize)
+        return [old + entries for old, entries in zip(kept, new, strict=True)]
+
+    def ids(self, heads: Heads) -> list[bytes]:
+        """Event keys of each user's newest events."""
+        place = self._fresh.place
+        keys = self._arrivals.events[place].astype("<u4").tobytes()
+        new = _by_user(keys, self._arrivals.owner[place], len(self._stored), 4)
+        sizes = (4 * heads["ids"].astype(np.int64)).tolist()
+        kept = self._stored.ids(self._fresh.forgotten)
+        return [(old + ids)[-size:] if size else b"" for old, ids, size in zip(kept, new, sizes, strict=True)]
+
+    def sums(self, release: Release | None, heads: Heads, entries: Sequence[bytes]) -> npt.NDArray[np.int16]:
+        """The new sums as steps (users, dim), their scalars put into the heads.
+
+        Sums move incrementally where the stored ones are of this release, and are encoded from the timeline
+        otherwise, once every max_events applied (which bounds the rounding that storing and adding gather), and where
+        they are `worn`.
+        """
+        stored, cut = self._stored, self._cut
+        if release is None:
+            return np.empty((len(stored), 0), np.int16)
+        # An erased or new user has nothing to encode anew: the sums of nothing are zero under any release.
+        periodic = heads["applied"] // self._max_events != stored.heads["applied"] // self._max_events
+        anew = (cut.before > 0) & ((stored.heads["release"] != np.uint64(release.key)) | periodic)
+        before = stored.sums(release, ~anew & (cut.before > 0))
+        left = stored.flat(np.where(anew, 0, cut.left), release)
+        sums = fold(release.encoder, release.input_embeddings, before, self._entered(~anew, release), left)
+        anew |= worn(release.encoder, sums) & self._fresh.touched
+        if anew.any():
+            users = np.flatnonzero(anew)
+            whole = flat_entries([entries[user] for user in users.tolist()], heads["time_ms"][users], release)
+            sums.put(users, encode(release.encoder, release.input_embeddings, len(users), whole))
+        steps, heads["scale"] = in_steps(sums.totals)
+        heads["release"], heads["dim"] = release.key, release.dim
+        heads["weight"], heads["mass"], heads["at_ms"] = sums.weights, sums.masses, sums.at_ms
+        return steps
+
+    def _entered(self, moving: Bool, release: Release) -> Events:
+        """The events that enter timelines whose sums move."""
+        place = self._cut.entered[moving[self._cut.owner]]
+        arrivals = self._arrivals
+        rows = release.rows(arrivals.items[place])
+        return Events(arrivals.owner[place], rows, arrivals.kinds[place], self._kept_ms[place])
+
+
+def _steps_in_time(arrivals: Arrivals, stored: Stored, fresh: Fresh, cut: Cut) -> tuple[U16, I64]:
+    """Codes of the steps in time into the fresh events, and their times as kept; (n,), for the others anything."""
+    codes, kept = np.zeros(len(arrivals.offsets), np.uint16), arrivals.times_ms.copy()
+    first = np.cumsum(cut.fresh) - cut.fresh
+    users = np.flatnonzero(cut.fresh)
+    at = stored.heads["time_ms"].copy()
+    beginning = users[cut.before[users] == 0]
+    at[beginning] = kept[fresh.place[first[beginning]]]
+    for rank in range(RANKS_TOGETHER):
+        users = users[cut.fresh[users] > rank]
+        place = fresh.place[first[users] + rank]
+        codes[place] = gap_codes(arrivals.times_ms[place] - at[users])
+        at[users] += gaps_of(codes[place])
+        kept[place] = at[users]
+    for user in users[cut.fresh[users] > RANKS_TOGETHER].tolist():
+        place = fresh.place[first[user] + RANKS_TOGETHER : first[user] + cut.fresh[user]]
+        codes[place], kept[place] = steps_from(int(at[user]), arrivals.times_ms[place].tolist())
+    return codes, kept
+
+
+def _by_user(data: bytes, owner: I64, users: int, size: int) -> list[bytes]:
+    """Things of `size` bytes, in the order of their owners, cut into each user's."""
+    ends = (size * np.cumsum(np.bincount(owner, minlength=users))).tolist()
+    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]

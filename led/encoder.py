@@ -24,9 +24,10 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 
-# Running sums gather rounding of about 1e-7 of their mass a step. A hundredth leaves it below 1e-4 of the vector
-# after a hundred steps, while fifty unrelated directions of equal length still leave a seventh of their mass.
-LEFT_TO_TRUST = 0.01
+# Stored sums are rounded to about 3e-5 of themselves a step (`store/user_record.py`), and what was rounded at their
+# largest stays when most of them is gone. A tenth of the mass left keeps that at a thousandth, while fifty unrelated
+# directions of equal length, just encoded, still leave a seventh.
+LEFT_TO_TRUST = 0.1
 NEVER_MS = np.iinfo(np.int64).min // 4  # reference time of a sum that holds nothing yet
 
 
@@ -93,6 +94,11 @@ class Sums:
         return cls(
             np.zeros((users, dim), np.float32), np.zeros(users), np.full(users, NEVER_MS, np.int64), np.zeros(users)
         )
+
+    def put(self, users: I64, others: Sums) -> None:
+        """Replace these users' sums by others, one for one."""
+        self.totals[users], self.weights[users] = others.totals, others.weights
+        self.at_ms[users], self.masses[users] = others.at_ms, others.masses
 
     def vectors(self) -> F32:
         """User vectors (users, dim); the zero vector for a user none of whose events has an embedding."""

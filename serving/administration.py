@@ -1,31 +1,25 @@
-"""What people and programs ask now and then: a user's record, the releases, whether this process is ready.
+"""What people and programs ask now and then: a user's record, the releases.
 
 Everything here may wait for the store or the log: call it from a thread that may.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from serving.parts import Parts
 from serving.refusals import Refused
 from serving.schemas import (
     ActivationAnswer,
-    ReadyAnswer,
-    RefusedEntry,
     ReleaseEntry,
     ReleasesAnswer,
     TimelineItem,
     UserAnswer,
 )
 from serving.served import Served
-from store.connection import StoreUnavailable
 from store.releases import BadRelease, UnknownRelease
-from store.user_state import DamagedRecord
+from store.user_record import DamagedRecord
 from stream.announcements import announce
 from stream.current import CANNOT_LOAD, CurrentRelease
 from stream.events import kind_code
-from stream.log import LogUnavailable
 
 
 class Administration:
@@ -74,20 +68,6 @@ class Administration:
         announce(self._parts.log, version, self._parts.now_ms())
         return ActivationAnswer(version=version)
 
-    def readiness(self) -> ReadyAnswer:
-        """Asks the store and the log."""
-        store = _state(self._parts.states.count)
-        log = _state(self._parts.log.ping)
-        refused = self._current.refused
-        return ReadyAnswer(
-            ready=store == log == "ok",
-            store=store,
-            log=log,
-            release=self._current_version(),
-            announced=self._current.announced,
-            refused=RefusedEntry(version=refused.version, reason=refused.reason) if refused else None,
-        )
-
     def _current_version(self) -> str | None:
         served = self._current.get()
         return served.version if served else None
@@ -100,11 +80,3 @@ class Administration:
             return entry.model_copy(update={"problem": str(error)})
         figures = {"created_ms": info.created_ms, "dim": info.dim, "items": info.items}
         return entry.model_copy(update={**figures, "index": dict(info.index), "about": dict(info.about)})
-
-
-def _state(ask: Callable[[], object]) -> str:
-    try:
-        ask()
-    except (StoreUnavailable, LogUnavailable) as error:
-        return str(error)
-    return "ok"

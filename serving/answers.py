@@ -15,7 +15,8 @@ from serving.ranking import NOTHING, Ranked, best, hidden_rows, most_popular
 from serving.recent import RecentItems
 from serving.served import Served
 from store.connection import StoreUnavailable
-from store.user_state import DamagedRecord, UserRecord, user_vectors
+from store.user_record import DamagedRecord, UserRecord
+from store.user_state import user_vectors
 from stream.events import item_key
 
 Source = Literal["personal", "popular"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from store.connection import StoreUnavailable
-from store.user_state import DamagedRecord, UserRecord, UserStates
+from store.user_record import DamagedRecord, UserRecord
+from store.user_state import UserStates
 
 PAUSE_S = 1.0
 

@@ -11,7 +11,7 @@ import numpy as np
 from led.encoder import NEVER_MS
 from serving.refusals import Refused
 from serving.schemas import DEFAULT_K, MAX_EXCLUDED, MAX_K, TimelineBody, checked
-from store.user_state import NO_RELEASE, TIMELINE, Applied, UserRecord
+from store.user_record import NO_RELEASE, TIMELINE, Applied, UserRecord
 from stream.events import MAX_ID_BYTES, Border, InvalidEvent, check_user_id, item_key, kind_code
 
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -95,7 +95,7 @@ def record_of(entries: Sequence[tuple[int, int, int, int]]) -> UserRecord:
     """A record that was never stored, of (item key, time in ms, event key, kind code) each; any release encodes it."""
     timeline = np.array(entries, TIMELINE)
     return UserRecord(
-        Applied(0, 0, 0), timeline, len(timeline), NO_RELEASE, np.empty(0, np.float32), 0.0, NEVER_MS
+        Applied(0, 0), timeline, len(timeline), NO_RELEASE, np.empty(0, np.float32), 0.0, NEVER_MS
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from led.ranking import with_bias, with_one
 from store.durable import sync
 from store.item_index import MIN_RECALL, ItemIndex, build, load
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "release.json"
 UNFINISHED, UNFINISHED_FOR_S = ".unfinished-", 86400
 ARRAYS = {

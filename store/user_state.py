@@ -1,57 +1,46 @@
-"""The one record per user: timeline, running vector and log position in one Redis string, so that they cannot disagree.
+"""User records in Redis (`store/user_record.py` has their bytes), and how far each partition of the log is in them.
 
-Layout, version 1, big-endian header:
-
-    magic 'L1' | crc32 of all that follows | log identity u64 | partition u32 | offset i64      the fence
-    release u64 | applied u32 | dim u16 | events u16 | weight f64 | at_ms i64 | mass f64        the running state
-    dim * float32 (little-endian)                                                               the weighted sum
-    events * TIMELINE entries (little-endian), in order of application                          the timeline
-
-A write carries the position of the last event in it and is refused by the server-side script where the stored
-record is at the same position or beyond: replays, zombies and races change nothing. Idle users expire.
+A record is replaced only where what was read is still what is stored, so zombies, races and retries change nothing.
+The position of a partition moves the same way, after the records: it is the store, not the log's commits, that says
+where reading goes on. A store that was flushed, or restored from an older copy, says so by its positions.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from led.encoder import F32, Events, Sums, encode
-from store.connection import Client, unavailable_is_ours
+from store.connection import Client, StoreUnavailable, unavailable_is_ours
 from store.releases import Release
+from store.user_record import FENCE_BYTES, DamagedRecord, Timeline, UserRecord, check, decode_record, joined
 
-MAGIC = b"L1"
-HEADER = struct.Struct(">2sIQIqQIHHdqd")
-CHECKED_FROM = 6  # the checksum covers everything after itself
-TIMELINE = np.dtype([("item", "<u8"), ("time_ms", "<i8"), ("event", "<u4"), ("kind", "u1")])
-Timeline = npt.NDArray[np.void]
 VIRTUAL_PARTITIONS = 1024
-USERS_PER_SCRIPT = 200
+USERS_PER_CALL = 250  # what keeps the server from everybody else for half a millisecond
 DAMAGED_KEPT_S = 7 * 86400
-NO_RELEASE = 0
+NOTHING = b""
 
-# Refuses where the stored fence names the same log and partition and an offset not below the new one.
-_WRITE = """
-local refused = {}
+# KEYS: records. ARGV: seconds to live, then for each key the fence of what was read (nothing: no record) and the new
+# record. Answers the places of those that hold something else by now.
+_REPLACE = f"""
+local refused = {{}}
 for i, key in ipairs(KEYS) do
-  local new = ARGV[i + 1]
-  local old = redis.call('GETRANGE', key, 0, 25)
-  local keep = false
-  if #old == 26 and string.sub(old, 1, 2) == 'L1' and string.sub(old, 7, 18) == string.sub(new, 7, 18) then
-    local a = { struct.unpack('>i4I4', string.sub(old, 19, 26)) }
-    local b = { struct.unpack('>i4I4', string.sub(new, 19, 26)) }
-    keep = a[1] > b[1] or (a[1] == b[1] and a[2] >= b[2])
+  if redis.call('GETRANGE', key, 0, {FENCE_BYTES - 1}) == ARGV[2 * i] then
+    redis.call('SET', key, ARGV[2 * i + 1], 'EX', ARGV[1])
+  else
+    refused[#refused + 1] = i
   end
-  if keep then refused[#refused + 1] = i else redis.call('SET', key, new, 'EX', ARGV[1]) end
 end
 return refused
+"""
+
+# KEYS: position. ARGV: the position read (nothing: none), the new one.
+_ADVANCE = """
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1
 """
 
 _SET_ASIDE = """
@@ -62,97 +51,34 @@ return 1
 """
 
 
-class DamagedRecord(ValueError):
-    """Bytes that are no user record: cut short, altered, or of a version this program does not know."""
-
-
-@dataclass(frozen=True)
-class Applied:
-    """How far the user's events are in the record: the last one's log, partition and offset."""
-
-    log: int
-    partition: int
-    offset: int
-
-
-@dataclass(frozen=True)
-class UserRecord:
-    """One user. total (dim,) float32, weight, at_ms and mass are the sums of `led.encoder.Sums` under `release`.
-
-    release: `store.releases.release_key`, or NO_RELEASE with dim 0 where no release was known yet.
-    applied: events that took effect since the record began, evicted ones included.
-    timeline: newest events, oldest first; a TIMELINE array.
-    """
-
-    position: Applied
-    timeline: Timeline
-    applied: int
-    release: int
-    total: F32
-    weight: float
-    at_ms: int
-    mass: float = 0.0
-
-    @property
-    def as_of(self) -> int | None:
-        """Time of the event applied last, Unix milliseconds; None for an erased user."""
-        return int(self.timeline["time_ms"][-1]) if len(self.timeline) else None
-
-
-def empty_timeline() -> Timeline:
-    return np.empty(0, TIMELINE)
-
-
-def joined(timelines: Sequence[Timeline]) -> Timeline:
-    """Timelines one after the other. As bytes: NumPy compares the fields of structured arrays at every joint."""
-    return np.frombuffer(b"".join([timeline.tobytes() for timeline in timelines]), TIMELINE)
-
-
-def encode_record(record: UserRecord) -> bytes:
-    """The record's bytes."""
-    position, total = record.position, record.total.astype("<f4", copy=False)
-    header = HEADER.pack(
-        MAGIC, 0, position.log, position.partition, position.offset, record.release, record.applied,
-        len(total), len(record.timeline), record.weight, record.at_ms, record.mass,
-    )  # fmt: skip
-    checked = header[CHECKED_FROM:] + total.tobytes() + record.timeline.tobytes()
-    return MAGIC + zlib.crc32(checked).to_bytes(4, "big") + checked
-
-
-def decode_record(data: bytes) -> UserRecord:
-    """The record in bytes. Raises DamagedRecord."""
-    if len(data) < HEADER.size:
-        raise DamagedRecord(f"{len(data)} bytes, at least {HEADER.size} expected")
-    magic, crc, log, partition, offset, release, applied, dim, events, weight, at_ms, mass = HEADER.unpack_from(data)
-    if magic != MAGIC:
-        raise DamagedRecord(f"begins with {magic!r}, {MAGIC!r} expected")
-    if len(data) != HEADER.size + 4 * dim + TIMELINE.itemsize * events:
-        raise DamagedRecord(f"{len(data)} bytes for dim {dim} and {events} events")
-    if zlib.crc32(data[CHECKED_FROM:]) != crc:
-        raise DamagedRecord("the checksum does not match")
-    total = np.frombuffer(data, "<f4", dim, HEADER.size)
-    timeline = np.frombuffer(data, TIMELINE, events, HEADER.size + 4 * dim)
-    return UserRecord(Applied(log, partition, offset), timeline, applied, release, total, weight, at_ms, mass)
-
-
 class UserStates:
     """User records in Redis. Keys are `{namespace}:u:{virtual partition}:user`, the braces being Redis's hash tag.
 
-    tag_of: virtual partition of a user id, so that one Kafka partition's users share few cluster slots.
+    tags_of: virtual partitions of user ids, so that one Kafka partition's users share few cluster slots.
     """
 
     def __init__(
-        self, client: Client, namespace: str, tag_of: Callable[[str], int], *, idle_after_s: int = 30 * 86400
+        self,
+        client: Client,
+        namespace: str,
+        tags_of: Callable[[Sequence[str]], Sequence[int]],
+        *,
+        idle_after_s: int = 30 * 86400,
     ) -> None:
-        self._client, self._namespace, self._tag_of = client, namespace, tag_of
+        self._client, self._namespace, self._tags_of = client, namespace, tags_of
         self._idle_after_s = idle_after_s
-        self._write = client.register_script(_WRITE)
+        self._replace = client.register_script(_REPLACE)
+        self._advance = client.register_script(_ADVANCE)
         self._set_aside = client.register_script(_SET_ASIDE)
-        self._key = lru_cache(maxsize=1 << 17)(self._make_key)
+
+    def keys(self, user_ids: Sequence[str]) -> list[bytes]:
+        """Where the users' records are."""
+        start = f"{self._namespace}:u:{{"
+        return [f"{start}{tag}}}:{user}".encode() for tag, user in zip(self._tags_of(user_ids), user_ids, strict=True)]
 
     def key(self, user_id: str) -> bytes:
         """Where the user's record is."""
-        return self._key(user_id)
+        return self.keys([user_id])[0]
 
     def read(self, user_ids: Sequence[str]) -> list[UserRecord | DamagedRecord | None]:
         """Records in the order asked, None for a user without one; one round trip. Raises StoreUnavailable.
@@ -163,33 +89,60 @@ class UserStates:
         if not user_ids:
             return []
         with unavailable_is_ours():
-            found: Any = self._client.mget([self._key(user) for user in user_ids])
+            found: Any = self._client.mget(self.keys(user_ids))
         return [None if data is None else _decoded(data) for data in found]
 
-    def write(self, records: Mapping[str, UserRecord]) -> set[str]:
-        """Store records; returns the users whose stored record was not older, which were left alone.
+    def read_bytes(self, keys: Sequence[bytes], source: int) -> tuple[list[bytes], int | None]:
+        """What is stored at the keys, NOTHING where there is nothing, and how far the source is in the store.
 
-        Idempotent: writing again, or writing something older, changes nothing. Raises StoreUnavailable, after
-        which any part of the records may be stored.
+        One round trip, in calls that let others in between. Raises StoreUnavailable, also while the records are being
+        rebuilt (`hold`).
         """
-        refused: set[str] = set()
-        users = list(records)
-        for start in range(0, len(users), USERS_PER_SCRIPT):
-            some = users[start : start + USERS_PER_SCRIPT]
-            values = [encode_record(records[user]) for user in some]
-            with unavailable_is_ours():
-                places: Any = self._write(keys=[self._key(u) for u in some], args=[self._idle_after_s, *values])
-            refused.update(some[place - 1] for place in places)
-        return refused
+        pipeline: Any = self._client.pipeline(transaction=False)
+        pipeline.mget([self._hold_key, self._position_key(source)])
+        for start in range(0, len(keys), USERS_PER_CALL):
+            pipeline.mget(keys[start : start + USERS_PER_CALL])
+        with unavailable_is_ours():
+            (held, position), *parts = pipeline.execute()
+        if held is not None:
+            raise StoreUnavailable(f"the user records are being rebuilt by {held.decode()}")
+        return [data or NOTHING for part in parts for data in part], None if position is None else int(position)
+
+    def replace(self, keys: Sequence[bytes], old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
+        """Store new records where the old bytes (NOTHING: none) still are; returns the places where others are by now.
+
+        Raises StoreUnavailable, after which any part of the records may be stored.
+        """
+        fences = [data[:FENCE_BYTES] for data in old]
+        pipeline: Any = self._client.pipeline(transaction=False)
+        starts = range(0, len(keys), USERS_PER_CALL)
+        for start in starts:
+            part = slice(start, start + USERS_PER_CALL)
+            args = [one for pair in zip(fences[part], new[part], strict=True) for one in pair]
+            self._replace(keys=keys[part], args=[self._idle_after_s, *args], client=pipeline)
+        with unavailable_is_ours():
+            answers = pipeline.execute()
+        return [start + place - 1 for start, refused in zip(starts, answers, strict=True) for place in refused]
+
+    def position(self, source: int) -> int | None:
+        """Next offset of the source that is not in the records, None where nothing was. Raises StoreUnavailable."""
+        return self.read_bytes([], source)[1]
+
+    def advance(self, source: int, old: int | None, new: int) -> bool:
+        """Move the position; False, and nothing moved, where it is no longer `old`. Raises StoreUnavailable."""
+        with unavailable_is_ours():
+            moved: Any = self._advance(keys=[self._position_key(source)], args=["" if old is None else old, new])
+        return bool(moved)
 
     def set_aside(self, user_id: str) -> None:
         """Move a damaged record to `{namespace}:damaged:…`, kept for a week. Leaves a record alone that reads well."""
+        key = self.key(user_id)
         with unavailable_is_ours():
-            data: Any = self._client.get(self._key(user_id))
-            if data is None or not isinstance(_decoded(data), DamagedRecord):
+            data: Any = self._client.get(key)
+            if data is None or not is_damaged(data):
                 return
-            aside = f"{self._namespace}:damaged:{{{self._tag_of(user_id)}}}:{user_id}".encode()
-            self._set_aside(keys=[self._key(user_id), aside], args=[data, DAMAGED_KEPT_S])
+            aside = key.replace(b":u:", b":damaged:", 1)
+            self._set_aside(keys=[key, aside], args=[data, DAMAGED_KEPT_S])
 
     def count(self) -> int:
         """Keys in the database: users, and the few others of this namespace. O(1)."""
@@ -197,8 +150,21 @@ class UserStates:
             size: Any = self._client.dbsize()
         return int(size)
 
-    def _make_key(self, user_id: str) -> bytes:
-        return f"{self._namespace}:u:{{{self._tag_of(user_id)}}}:{user_id}".encode()
+    @property
+    def _hold_key(self) -> bytes:
+        return f"{self._namespace}:rebuilding".encode()
+
+    def _position_key(self, source: int) -> bytes:
+        return f"{self._namespace}:position:{source:016x}".encode()
+
+
+def is_damaged(data: bytes) -> bool:
+    """Whether the bytes are no good record."""
+    try:
+        check(data)
+    except DamagedRecord:
+        return True
+    return False
 
 
 def user_vectors(records: Sequence[UserRecord], release: Release) -> F32:
@@ -221,16 +187,11 @@ def user_vectors(records: Sequence[UserRecord], release: Release) -> F32:
 
 def encode_timelines(timelines: Sequence[Timeline], release: Release) -> Sums:
     """Sums of whole timelines under a release."""
-    events = flat_events(timelines, release)
-    return encode(release.encoder, release.input_embeddings, len(timelines), events)
-
-
-def flat_events(timelines: Sequence[Timeline], release: Release) -> Events:
-    """Timelines as the flat arrays `led.encoder` works on."""
     users = np.repeat(np.arange(len(timelines)), [len(t) for t in timelines])
     flat = joined(timelines)
     rows = release.rows(flat["item"].astype(np.uint64))
-    return Events(users, rows, flat["kind"].astype(np.uint8), flat["time_ms"].astype(np.int64))
+    events = Events(users, rows, flat["kind"].astype(np.uint8), flat["time_ms"].astype(np.int64))
+    return encode(release.encoder, release.input_embeddings, len(timelines), events)
 
 
 def _decoded(data: bytes) -> UserRecord | DamagedRecord:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -147,15 +148,13 @@ def decode_event(data: bytes) -> Event:
 
 @lru_cache(maxsize=1 << 18)
 def item_key(item_id: str) -> int:
-    """64-bit key of an item id: what timelines hold, whatever release comes and goes (BLAKE2b, 8 bytes, big-endian)."""
-    return int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "big")
+    """56-bit key of an item id: what timelines hold, whatever release comes and goes (BLAKE2b, 7 bytes, big-endian)."""
+    return int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=7).digest(), "big")
 
 
 def event_key(event_id: str | None) -> int:
     """32-bit key of an event id, 0 for none. With item and kind beside it, enough to tell a repeated send."""
-    if event_id is None:
-        return 0
-    return int.from_bytes(hashlib.blake2b(event_id.encode(), digest_size=4).digest(), "big") or 1
+    return 0 if event_id is None else zlib.crc32(event_id.encode()) or 1
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,8 @@
 """The log contract: named topics of ordered partitions, read by consumer groups at least once.
 
-Three backends keep it (`stream/kafka_log.py`, `stream/redis_log.py`, `stream/memory_log.py`), one suite checks all
-of them (`tests/test_log_contract.py`). Offsets of a partition rise; a *next offset* is the one to read next.
+Four backends keep it (`stream/kafka_log.py` and `stream/confluent_log.py`, `stream/redis_log.py`,
+`stream/memory_log.py`), one suite checks all of them (`tests/test_log_contract.py`). Offsets of a partition rise; a
+*next offset* is the one to read next.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
+from led.encoder import I64
+
 
 class LogUnavailable(ConnectionError):
     """The log did not answer or did not acknowledge. Nothing is known to be stored; try again later."""
@@ -17,6 +22,13 @@ class LogUnavailable(ConnectionError):
 
 class UnknownTopic(LookupError):
     """The topic does not exist: create it (`ledstream up` does, or your Kafka administrator)."""
+
+
+class LogWentBack(LookupError):
+    """The log ends before the offset that comes next: records that were read are gone, and others take their offsets.
+
+    What was derived from the lost records cannot be told from what will be: begin anew.
+    """
 
 
 class Entry(NamedTuple):
@@ -79,7 +91,10 @@ class Reader(Protocol):
     """
 
     def poll(self, *, max_records: int, timeout_s: float) -> list[Batch]:
-        """Records not read before by this reader, at most one batch a partition; [] after timeout_s without any."""
+        """Records not read before by this reader, at most one batch a partition; [] after timeout_s without any.
+
+        Raises UnknownTopic where the topic is gone, LogWentBack where its records are; neither passes by itself.
+        """
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         """Store where the group goes on, by partition. Raises LogUnavailable; committing again does no harm.
@@ -101,6 +116,9 @@ class Reader(Protocol):
 
     def remade(self) -> int:
         """How often this reader gave up a connection that had stalled and made itself a new one."""
+
+    def lost(self) -> int:
+        """How many records were deleted before this reader read them: retention was too short for how late it was."""
 
     def keep_alive(self) -> None:
         """Stay a member without reading, while the caller waits for something else. Never blocks for long."""
@@ -153,6 +171,26 @@ class Log(Protocol):
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition Kafka's own clients choose for the key, so that every producer agrees."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def partitions_of(keys: Sequence[bytes], partitions: int) -> I64:
+    """`partition_of` each key, (len(keys),); for many keys much faster than one by one."""
+    if not keys:
+        return np.empty(0, np.int64)
+    m, lengths = np.uint32(0x5BD1E995), np.fromiter(map(len, keys), np.uint32, len(keys))
+    width = 4 * (int(lengths.max()) // 4 + 1)
+    words = np.frombuffer(b"".join([key.ljust(width, b"\0") for key in keys]), "<u4").reshape(len(keys), -1)
+    whole = lengths // 4
+    h = np.uint32(0x9747B28C) ^ lengths
+    for place in range(width // 4):
+        k = words[:, place] * m
+        k = (k ^ k >> np.uint32(24)) * m
+        h = np.where(place < whole, h * m ^ k, h)
+    rest = words[np.arange(len(keys)), whole]
+    h = np.where(lengths % 4 > 0, (h ^ rest) * m, h)
+    h = (h ^ h >> np.uint32(13)) * m
+    h = h ^ h >> np.uint32(15)
+    return np.asarray((h & np.uint32(0x7FFFFFFF)) % np.uint32(partitions), np.int64)
 
 
 def murmur2(data: bytes) -> int:

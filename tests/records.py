@@ -9,7 +9,8 @@ import numpy as np
 
 from led.encoder import F32, NEVER_MS
 from store.releases import Model, Release, Releases
-from store.user_state import NO_RELEASE, TIMELINE, Applied, Timeline, UserRecord
+from store.user_record import NO_RELEASE, TIMELINE, Applied, Timeline, UserRecord, encode_record, source_of
+from store.user_state import UserStates
 from stream.events import event_key, item_key, kind_code
 
 NOW = 1_700_000_000_000
@@ -70,17 +71,28 @@ def record(
 ) -> UserRecord:
     """A record without a vector, up to an offset."""
     entries = timeline(*events)
-    return UserRecord(
-        Applied(log, partition, offset), entries, len(entries), NO_RELEASE, np.empty(0, np.float32), 0.0, NEVER_MS
-    )
+    position = Applied(source_of(log, partition), offset)
+    return UserRecord(position, entries, len(entries), NO_RELEASE, np.empty(0, np.float32), 0.0, NEVER_MS)
 
 
 def same(one: UserRecord, other: UserRecord) -> bool:
     """Whether two records are the same to the last bit."""
     return (
-        (one.position, one.applied, one.release, one.at_ms)
-        == (other.position, other.applied, other.release, other.at_ms)
+        (one.position, one.applied, one.release, one.at_ms, one.earlier)
+        == (other.position, other.applied, other.release, other.at_ms, other.earlier)
         and np.array([one.weight, one.mass]).tobytes() == np.array([other.weight, other.mass]).tobytes()
         and one.total.tobytes() == other.total.tobytes()
         and one.timeline.tobytes() == other.timeline.tobytes()
     )
+
+
+def lengths(users: Sequence[str]) -> list[int]:
+    """Hash tags that a test can foresee."""
+    return list(map(len, users))
+
+
+def put(states: UserStates, records: Mapping[str, UserRecord]) -> None:
+    """Store the records, whatever was there."""
+    keys = states.keys(list(records))
+    old, _ = states.read_bytes(keys, 0)
+    assert states.replace(keys, old, [encode_record(one) for one in records.values()]) == []

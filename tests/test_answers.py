@@ -22,13 +22,14 @@ from store.embedded import EmbeddedStore
 from store.releases import Releases
 from store.user_state import UserStates
 from stream.events import Border
+from tests.records import lengths, put
 from tests.worlds import KINDS, NOW_MS, expected_scores, item_ids, records, releases, row_of, two_tastes, viewed
 
 HATS = item_ids()[:30]
 
 
 def states_of(client: Client, namespace: str) -> UserStates:
-    return UserStates(client, namespace, len)
+    return UserStates(client, namespace, lengths)
 
 
 class World:
@@ -56,7 +57,7 @@ def world(redis_client: Client, namespace: str, tmp_path: Path) -> World:
 
 
 def test_who_looked_at_hats_gets_the_other_hats_with_exact_scores(world: World) -> None:
-    world.states.write(records({"ana": viewed("ana", "hat-01", "hat-02")}, world.first.release))
+    put(world.states, records({"ana": viewed("ana", "hat-01", "hat-02")}, world.first.release))
     answer = world.ask(Question("ana", k=10))
     assert answer.source == "personal"
     assert all(item.startswith("hat") for item in answer.item_ids)
@@ -69,14 +70,14 @@ def test_who_looked_at_hats_gets_the_other_hats_with_exact_scores(world: World) 
 
 
 def test_the_items_are_those_of_scoring_everything(world: World) -> None:
-    world.states.write(records({"ana": viewed("ana", "belt-07")}, world.first.release))
+    put(world.states, records({"ana": viewed("ana", "belt-07")}, world.first.release))
     scores = expected_scores(world.first.release, ["belt-07"], item_ids())
     right = [item for _, item in sorted(zip(scores, item_ids(), strict=True), reverse=True) if item != "belt-07"]
     assert list(world.ask(Question("ana", k=15)).item_ids) == right[:15]
 
 
 def test_a_record_of_another_release_is_encoded_again(world: World) -> None:
-    world.states.write(records({"ana": viewed("ana", "hat-01", "hat-02")}, world.second.release))
+    put(world.states, records({"ana": viewed("ana", "hat-01", "hat-02")}, world.second.release))
     answer = world.ask(Question("ana"))
     assert answer.release == world.first.version
     np.testing.assert_allclose(
@@ -85,13 +86,13 @@ def test_a_record_of_another_release_is_encoded_again(world: World) -> None:
 
 
 def test_a_record_without_any_release_is_encoded_from_its_timeline(world: World) -> None:
-    world.states.write(records({"ana": viewed("ana", "hat-03")}, None))
+    put(world.states, records({"ana": viewed("ana", "hat-03")}, None))
     assert world.ask(Question("ana")).source == "personal"
 
 
 @pytest.mark.parametrize("user", ["nobody", "stranger", "broken"])
 def test_who_cannot_be_answered_personally_gets_popular_items(world: World, user: str, redis_client: Client) -> None:
-    world.states.write(records({"stranger": viewed("stranger", "umbrella")}, world.first.release))
+    put(world.states, records({"stranger": viewed("stranger", "umbrella")}, world.first.release))
     redis_client.set(world.states.key("broken"), b"L1 this is no record")
     answer = world.ask(Question(user, k=5))
     best = np.argsort(-np.asarray(world.first.release.popularity))[:5]
@@ -100,7 +101,7 @@ def test_who_cannot_be_answered_personally_gets_popular_items(world: World, user
 
 
 def test_excluded_and_seen_items_stay_out_and_the_answer_is_still_full(world: World) -> None:
-    world.states.write(records({"ana": viewed("ana", *HATS[:10])}, world.first.release))
+    put(world.states, records({"ana": viewed("ana", *HATS[:10])}, world.first.release))
     answer = world.ask(Question("ana", k=20, exclude=("hat-10", "hat-11", "belt-00")))
     assert len(answer.item_ids) == 20
     assert not {*HATS[:12], "belt-00"} & set(answer.item_ids)
@@ -110,13 +111,13 @@ def test_excluded_and_seen_items_stay_out_and_the_answer_is_still_full(world: Wo
 
 
 def test_seen_items_come_back_on_request(world: World) -> None:
-    world.states.write(records({"ana": viewed("ana", *HATS)}, world.first.release))
+    put(world.states, records({"ana": viewed("ana", *HATS)}, world.first.release))
     assert not set(HATS) & set(world.ask(Question("ana")).item_ids)
     assert set(HATS) & set(world.ask(Question("ana", seen=True)).item_ids)
 
 
 def test_more_items_than_there_are_is_all_there_are(world: World) -> None:
-    world.states.write(records({"ana": viewed("ana", "hat-01")}, world.first.release))
+    put(world.states, records({"ana": viewed("ana", "hat-01")}, world.first.release))
     assert sorted(world.ask(Question("ana", k=200)).item_ids) == sorted(set(item_ids()) - {"hat-01"})
 
 
@@ -127,7 +128,7 @@ def test_a_batch_answers_each_as_if_it_were_alone(world: World) -> None:
         "eve": viewed("eve", "umbrella"),
         "kim": viewed("kim", *item_ids()[:45]),
     }
-    world.states.write(records(users, world.second.release))
+    put(world.states, records(users, world.second.release))
     asked = [
         Question("ana", k=3),
         Question("nobody", k=60),
@@ -164,7 +165,7 @@ def test_without_any_release_the_answer_is_what_was_posted_lately(world: World) 
     answer = world.ask(Question("ana", k=2))
     assert (list(answer.item_ids), list(answer.scores)) == (["cap", "hat"], [3.0, 2.0])
     assert (answer.source, answer.release) == ("popular", None)
-    world.states.write(records({"ana": viewed("ana", "cap")}, None))
+    put(world.states, records({"ana": viewed("ana", "cap")}, None))
     assert list(world.ask(Question("ana", exclude=("hat",))).item_ids) == ["belt"]
 
 
@@ -187,7 +188,7 @@ def test_a_killed_store_costs_personal_answers_but_no_time_and_comes_back(
         world = World(states_of(client, namespace), tmp_path)
         guarded = GuardedStates(world.states, time.monotonic, pause_s=0.2)
         world.recommender = Recommender(guarded, lambda: world.current, world.recent)
-        world.states.write(records({"ana": viewed("ana", "hat-01")}, world.first.release))
+        put(world.states, records({"ana": viewed("ana", "hat-01")}, world.first.release))
         assert world.ask(Question("ana")).source == "personal"
         assert own_store.pid is not None
         os.kill(own_store.pid, signal.SIGKILL)

@@ -28,6 +28,7 @@ from stream.events import Border, decode_event
 from stream.log import Entry, LogUnavailable, Position
 from stream.memory_log import MemoryLog
 from stream.topics import EVENTS, topics
+from tests.records import lengths, put
 from tests.running import running
 from tests.servers import free_ports
 from tests.worlds import KINDS, NOW_MS, records, releases, row_of, two_tastes, viewed
@@ -62,7 +63,7 @@ class World:
         for topic, partitions in topics(2).items():
             self.log.create_topic(topic, partitions)
         self.client = client
-        self.states = UserStates(client, namespace, len)
+        self.states = UserStates(client, namespace, lengths)
         self.releases = releases(folder)
         self.release: Release = self.releases.load(self.releases.publish(two_tastes(), now_ms=NOW_MS))
         announce(self.log, self.release.version, NOW_MS)
@@ -86,7 +87,7 @@ def event(**changed: Any) -> dict[str, Any]:
 
 
 def test_recommendations_say_what_they_are(world: World) -> None:
-    world.states.write(records({"ana": viewed("ana", "hat-01")}, world.release))
+    put(world.states, records({"ana": viewed("ana", "hat-01")}, world.release))
 
     async def story(client: httpx.AsyncClient) -> None:
         response = await client.get("/v1/recommendations?user=ana&k=3&exclude=hat-02,hat-03&exclude=hat-04")
@@ -104,7 +105,7 @@ def test_recommendations_say_what_they_are(world: World) -> None:
 
 
 def test_a_timeline_in_the_request_answers_as_a_stored_one_and_stores_nothing(world: World) -> None:
-    world.states.write(records({"ana": viewed("ana", "hat-01", "hat-02")}, world.release))
+    put(world.states, records({"ana": viewed("ana", "hat-01", "hat-02")}, world.release))
 
     async def story(client: httpx.AsyncClient) -> None:
         stored = (await client.get("/v1/recommendations?user=ana&k=5")).json()
@@ -202,7 +203,7 @@ def test_more_than_can_wait_is_refused_with_503_and_a_time_to_try_again(
 
 
 def test_a_user_can_be_looked_at_and_forgotten(world: World) -> None:
-    world.states.write(records({"ana/b": viewed("ana/b", "hat-01", "umbrella")}, None))
+    put(world.states, records({"ana/b": viewed("ana/b", "hat-01", "umbrella")}, None))
 
     async def story(client: httpx.AsyncClient) -> None:
         user = (await client.get("/v1/users/ana%2Fb")).json()

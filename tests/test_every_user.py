@@ -13,6 +13,7 @@ from store.connection import Client
 from store.releases import Release
 from store.user_state import UserStates
 from stream.events import ERASE, Event
+from tests.records import lengths, put
 from tests.worlds import NOW_MS, records, releases, two_tastes, viewed
 
 EVENTS = {f"user-{i}": viewed(f"user-{i}", *(f"hat-{j:02}" for j in range(1 + i % 7))) for i in range(20)}
@@ -26,7 +27,7 @@ def release(tmp_path: Path) -> Release:
 
 @pytest.fixture
 def states(redis_client: Client, namespace: str) -> UserStates:
-    return UserStates(redis_client, namespace, len)
+    return UserStates(redis_client, namespace, lengths)
 
 
 def logged(events: dict[str, list[Event]]) -> Iterator[tuple[int, int, Event]]:
@@ -35,11 +36,11 @@ def logged(events: dict[str, list[Event]]) -> Iterator[tuple[int, int, Event]]:
 
 
 def compared(states: UserStates, release: Release) -> Comparison:
-    return compare(folded(logged(EVENTS), 50), states, {release.key: release})
+    return compare(folded(logged(EVENTS), 50), states, 1, {release.key: release})
 
 
 def test_records_a_consumer_made_of_the_log_all_agree(states: UserStates, release: Release) -> None:
-    states.write(records(EVENTS, release))
+    put(states, records(EVENTS, release))
     found = compared(states, release)
     assert (found.users, found.timelines_differing, found.vectors_differing) == (20, 0, 0)
     assert found.events == sum(map(len, EVENTS.values()))
@@ -48,15 +49,15 @@ def test_records_a_consumer_made_of_the_log_all_agree(states: UserStates, releas
 def test_an_event_that_is_missing_and_a_user_who_is_missing_are_found(states: UserStates, release: Release) -> None:
     lacking = {**EVENTS, "user-6": EVENTS["user-6"][:3] + EVENTS["user-6"][4:]}
     del lacking["user-9"]
-    states.write(records(lacking, release))
+    put(states, records(lacking, release))
     found = compared(states, release)
     assert (found.timelines_differing, found.events) == (2, sum(map(len, EVENTS.values())) - 1 - len(EVENTS["user-9"]))
 
 
 def test_a_vector_that_drifted_is_found(states: UserStates, release: Release) -> None:
     made = records(EVENTS, release)
-    made["user-3"] = replace(made["user-3"], total=made["user-3"].total * 1.001)
-    states.write(made)
+    made["user-3"] = replace(made["user-3"], total=made["user-3"].total * 1.01)
+    put(states, made)
     found = compared(states, release)
     assert (found.timelines_differing, found.vectors_differing) == (0, 1)
 

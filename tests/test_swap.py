@@ -20,6 +20,7 @@ from stream.announcements import announce
 from stream.events import Border
 from stream.memory_log import MemoryLog
 from stream.topics import topics
+from tests.records import lengths, put
 from tests.running import running, until
 from tests.worlds import KINDS, NOW_MS, expected_scores, item_ids, records, releases, two_tastes, viewed
 
@@ -38,12 +39,12 @@ class World:
         versions = [self.releases.publish(two_tastes(seed), now_ms=NOW_MS + seed) for seed in range(2)]
         self.loaded: dict[str, Release] = {version: self.releases.load(version) for version in versions}
         self.first, self.second = versions
-        states = UserStates(client, namespace, len)
+        states = UserStates(client, namespace, lengths)
         rng = np.random.default_rng(3)
         self.items = {f"user-{i}": list(rng.choice(item_ids(), size=1 + i % 12)) for i in range(USERS)}
         for number, (user, items) in enumerate(self.items.items()):
             made_by = [self.loaded[self.first], self.loaded[self.second], None][number % 3]
-            states.write(records({user: viewed(user, *items)}, made_by))
+            put(states, records({user: viewed(user, *items)}, made_by))
         self.parts = Parts(self.log, states, self.releases, Border(KINDS))
 
     def check(self, answer: dict[str, Any]) -> None:

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from consumers.fold import Counts, change_timeline, new_records
+from consumers.arrivals import Arrivals
+from consumers.fold import fold_batch
+from consumers.stored import Stored
 from store.releases import Model, Release, Releases
-from store.user_state import Applied, UserRecord
-from stream.events import Event, item_key, kind_code
+from store.user_record import UserRecord, decode_record, source_of
+from stream.decoding import Decoder
+from stream.events import Event, encode_event, item_key, kind_code
+from stream.log import Batch, Record
 
 KINDS = ("view", "click", "sale")
 NOW_MS = 1_790_000_000_000
@@ -55,14 +59,16 @@ def viewed(user: str, *items: str, at_ms: int = NOW_MS) -> list[Event]:
 def records(
     events: Mapping[str, Sequence[Event]], release: Release | None, *, first_offset: int = 0
 ) -> dict[str, UserRecord]:
-    """What a consumer on that release makes of users' events."""
-    changes = {}
+    """What a consumer on that release makes of users' events, each user's counted from first_offset."""
+    made = {}
     for user, of_user in events.items():
-        placed = [(Applied(1, 0, first_offset + place), event) for place, event in enumerate(of_user)]
-        change = change_timeline(None, placed, 50, Counts())
-        assert change is not None
-        changes[user] = change
-    return new_records(changes, release)
+        log = [Record(first_offset + n, NOW_MS, b"", encode_event(event)) for n, event in enumerate(of_user)]
+        columns, refused = Decoder().decode(Batch.of(0, log))
+        assert not refused
+        stored = Stored.of([b""])
+        _, (data,), _ = fold_batch(Arrivals.of(columns), stored, source_of(1, 0), release, 50)
+        made[user] = decode_record(data)
+    return made
 
 
 def expected_scores(release: Release, items: Sequence[str], answered: Sequence[str]) -> list[float]:
