@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -34,6 +34,9 @@ class Settings(BaseModel):
     data_dir: Path = Field(Path("ledstream-data"), description="archive, releases, embedded store")
     namespace: str = Field("led", pattern=r"^[A-Za-z0-9_-]{1,32}$", description="prefix of topics and store keys")
     partitions: int = Field(4, ge=1, le=1024, description="partitions of the events topic, when it is created")
+    kafka_client: Literal["kafka-python", "confluent"] = Field(
+        "kafka-python", description="kafka-python, or confluent (the extra `confluent`)"
+    )
     replication: int = Field(1, ge=1, le=9, description="replicas of a Kafka topic, when it is created")
 
     host: str = Field("127.0.0.1", description="address the server listens on")

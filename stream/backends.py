@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from store.connection import connect
@@ -9,21 +10,43 @@ from stream.kafka_log import KafkaLog
 from stream.log import Log
 from stream.redis_log import RedisLog
 
+if TYPE_CHECKING:
+    from stream.confluent_log import ConfluentLog
 
-def open_log(address: str, namespace: str) -> Log:
+
+class MissingClient(ImportError):
+    """The Kafka client that was chosen is not installed; the sentence says how to."""
+
+
+def open_log(
+    address: str, namespace: str, *, kafka_client: Literal["kafka-python", "confluent"] = "kafka-python"
+) -> Log:
     """The log at `kafka://host:port,host:port?replication=3`, `redis://…`, `rediss://…` or `unix:///path`.
 
-    Connects at first use. Raises ValueError, naming the address, where it cannot be understood.
+    Connects at first use. Raises ValueError, naming the address, where it cannot be understood; MissingClient.
     """
     parts = urlsplit(address)
     if parts.scheme == "kafka":
-        return KafkaLog(_brokers(address), namespace, replication=_replication(address))
+        kind = KafkaLog if kafka_client == "kafka-python" else _confluent_log()
+        return kind(_brokers(address), namespace, replication=_replication(address))
     if parts.scheme in ("redis", "rediss", "unix"):
         try:
             return RedisLog(connect(address), namespace)
         except ValueError as error:
             raise ValueError(f"log address {address!r}: {error}") from error
     raise ValueError(f"log address {address!r}: it must begin with kafka://, redis://, rediss:// or unix://")
+
+
+def _confluent_log() -> type[ConfluentLog]:
+    try:
+        from stream.confluent_log import ConfluentLog
+    except ModuleNotFoundError as error:
+        if error.name != "confluent_kafka":
+            raise
+        raise MissingClient(
+            "confluent-kafka is not installed: install the extra `confluent` (pip install 'ledstream[confluent]')"
+        ) from error
+    return ConfluentLog
 
 
 def _brokers(address: str) -> list[str]:

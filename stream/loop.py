@@ -64,6 +64,7 @@ class Progress:
 
     lag: records not yet read, by partition. lag_s: age of the newest record handled, in seconds; 0 without a lag.
     rewinds: times a handler asked for other records. remade: times the reader made its client anew.
+    lost: records deleted before they were read.
     stages: seconds in poll, decode, handle and commit.
     """
 
@@ -75,6 +76,7 @@ class Progress:
     rebalances: int = 0
     rewinds: int = 0
     remade: int = 0
+    lost: int = 0
     lag: Mapping[int, int] = field(default_factory=dict)
     lag_s: float = 0.0
     ticked_at: float = 0.0
@@ -170,7 +172,7 @@ class Loop:
             logger.info("lag unknown: %s", error)
             return
         self._lag_known_at = time.monotonic()
-        self.progress.remade = reader.remade()
+        self.progress.remade, self.progress.lost = reader.remade(), reader.lost()
         behind = [self._handled_ms.get(partition) for partition, lag in self.progress.lag.items() if lag]
         ages = [time.time() - handled_ms / 1000 for handled_ms in behind if handled_ms is not None]
         self.progress.lag_s = max(0.0, *ages) if ages else 0.0

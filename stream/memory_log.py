@@ -128,6 +128,9 @@ class MemoryReader:
     def remade(self) -> int:
         return 0
 
+    def lost(self) -> int:
+        return 0
+
     def keep_alive(self) -> None:
         return None
 

@@ -152,7 +152,7 @@ class RedisReader:
         self._forgotten: set[str] = set()
         self._trimmed_at: dict[int, int] = {}
         self._renewed_at = float("-inf")
-        self._first = 0
+        self._first = self._lost = 0
         self._closed = False
         timeout_s = self._client.connection_pool.connection_kwargs.get("socket_timeout")
         self._block_at_most_s = min(BLOCK_AT_MOST_S, timeout_s / 2) if timeout_s else BLOCK_AT_MOST_S
@@ -198,6 +198,9 @@ class RedisReader:
     def remade(self) -> int:
         return 0
 
+    def lost(self) -> int:
+        return self._lost
+
     def keep_alive(self) -> None:
         if not self._closed and time.monotonic() >= self._renewed_at + RENEW_EVERY_S:
             self._share(take=False)
@@ -242,7 +245,7 @@ class RedisReader:
         # With fewer records wanted than there are partitions, what is too much is left for the next call.
         for stream, entries in (found or ())[:max_records]:
             batch = Batch.of(streams[stream.decode()], _records(entries))
-            self._warn_of_gap(batch)
+            self._count_gap(batch)
             self._positions[batch.partition] = batch.next_offset
             batches.append(batch)
         return batches
@@ -263,10 +266,11 @@ class RedisReader:
         self._first = (self._first + 1) % len(numbers)
         return {self._log._key(self._topic, n): n for n in numbers[self._first :] + numbers[: self._first]}
 
-    def _warn_of_gap(self, batch: Batch) -> None:
+    def _count_gap(self, batch: Batch) -> None:
         wanted, found = self._positions[batch.partition], batch.offsets[0]
         if found > wanted:
-            logging.getLogger(__name__).warning(
+            self._lost += found - wanted
+            logging.getLogger(__name__).error(
                 "%s, partition %d: records %d to %d were trimmed before group %s read them",
                 *(self._topic, batch.partition, wanted, found - 1, self._group),
             )

@@ -22,6 +22,7 @@ MAY_IMPORT = {
 }
 ONLY_IN = {
     "kafka": {"stream/kafka_log.py"},
+    "confluent_kafka": {"stream/confluent_log.py", "stream/confluent_group.py"},
     "redis": {"store/connection.py"},
     "faiss": {"store/item_index.py"},
     "pyarrow": {"store", "stream/replay.py", "training"},

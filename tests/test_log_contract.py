@@ -9,13 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from store.connection import connect
+from stream.confluent_log import ConfluentLog
 from stream.kafka_log import KafkaLog
 from stream.log import Entry, Log, LogUnavailable, Position, Reader, Record, UnknownTopic, partition_of
 from stream.memory_log import MemoryLog
 from stream.redis_log import RedisLog
 
 PARTITIONS = 4
-BACKENDS = ["memory", "valkey", "redis", pytest.param("kafka", marks=pytest.mark.kafka)]
+BACKENDS = [
+    *("memory", "valkey", "redis"),
+    pytest.param("kafka", marks=pytest.mark.kafka),
+    pytest.param("confluent", marks=pytest.mark.kafka),
+]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -24,8 +29,9 @@ def log(request: pytest.FixtureRequest, namespace: str) -> Iterator[Log]:
     made: Log
     if request.param == "memory":
         made = MemoryLog()
-    elif request.param == "kafka":
-        made = KafkaLog([request.getfixturevalue("kafka_bootstrap")], namespace)
+    elif request.param in ("kafka", "confluent"):
+        kind = KafkaLog if request.param == "kafka" else ConfluentLog
+        made = kind([request.getfixturevalue("kafka_bootstrap")], namespace)
     else:
         server = "redis_address" if request.param == "valkey" else "original_redis_address"
         made = RedisLog(connect(request.getfixturevalue(server)), namespace)

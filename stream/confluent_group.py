@@ -1,0 +1,185 @@
+"""A group's consumer by the client confluent-kafka: positions of its own, messages as batches, errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from stream.kafka_base import COMMIT_TIMEOUT_MS, meaning
+from stream.kafka_reader import OutOfPlace, Place
+from stream.log import Batch
+
+_OUT_OF_PLACE = {KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION}
+# They pass by themselves: the client is on its way to another broker, or joins its group again.
+_PASSING = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED}
+_MISTAKES = {KafkaError._INVALID_ARG, KafkaError._UNSUPPORTED_FEATURE}
+
+
+class ConfluentGroupClient:
+    """See `stream.kafka_reader.GroupClient`. name: what the topic is called on the brokers.
+
+    It keeps the positions itself, and gives the client its partitions only together with an offset each.
+    """
+
+    def __init__(self, consumer: Consumer, topic: str, name: str) -> None:
+        self._consumer, self._topic, self._name = consumer, topic, name
+        self._positions: dict[int, int] = {}
+        self._new: set[int] = set()  # assigned, and nobody asked yet where to begin
+        self._unplaced: dict[int, Place] = {}
+        self._has_moved = False
+        self._is_joining = True
+        consumer.subscribe([name], on_assign=self._take, on_revoke=self._lose, on_lost=self._lose)
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Batch]:
+        with ours(self._topic):
+            self._begin()
+            self._raise_unplaced()
+            # Should an error come with records, they are read again from where the positions are.
+            self._has_moved = True
+            messages = records(polled(self._consumer, max_records, timeout_s), self._note)
+            self._has_moved = False
+        # A rebalance in between has taken the others.
+        batches = [batch for batch in batches_of(messages) if batch.partition in self._positions]
+        self._positions.update((batch.partition, batch.next_offset) for batch in batches)
+        if not batches:
+            self._raise_unplaced()
+        return batches
+
+    def is_joining(self) -> bool:
+        return self._is_joining
+
+    def commit(self, next_offsets: Mapping[int, int]) -> None:
+        offsets = [TopicPartition(self._name, number, offset) for number, offset in next_offsets.items()]
+        with ours(self._topic):
+            for answer in self._consumer.commit(offsets=offsets, asynchronous=False):
+                if answer.error:
+                    raise KafkaException(answer.error)
+
+    def seek(self, partition: int, offset: int) -> None:
+        # By a new assignment before the next read: the client's own seek is refused where it has no place at all.
+        self._positions[partition], self._has_moved = offset, True
+        self._unplaced.pop(partition, None)
+        self._new.discard(partition)
+
+    def assignment(self) -> frozenset[int]:
+        return frozenset(self._positions.keys() | self._unplaced.keys() | self._new)
+
+    def positions(self) -> dict[int, int]:
+        with ours(self._topic):
+            self._begin()
+        self._raise_unplaced()
+        return dict(self._positions)
+
+    def keep_alive(self) -> None:
+        with ours(self._topic):
+            self._consumer.pause(self._places())
+            try:
+                # Nothing can come but records of partitions assigned in this very call, and those have no place yet.
+                records(self._consumer.consume(1, 0), self._note)
+            finally:
+                self._consumer.resume(self._consumer.assignment())
+
+    def close(self) -> None:
+        with ours(self._topic):
+            self._consumer.close()
+        self._lose(self._consumer, [])
+
+    def _take(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._lose(consumer, [])
+        self._new, self._is_joining = {where.partition for where in partitions}, False
+        consumer.assign([])
+
+    def _lose(self, _: Consumer, __: list[TopicPartition]) -> None:
+        """All of them: the group is shared out anew."""
+        self._positions, self._unplaced, self._new = {}, {}, set()
+        self._is_joining, self._has_moved = True, False
+
+    def _begin(self) -> None:
+        """Every partition gets its offset: the committed one, or what was sought."""
+        if self._new:
+            where = [TopicPartition(self._name, number) for number in sorted(self._new)]
+            for at in self._consumer.committed(where, timeout=COMMIT_TIMEOUT_MS / 1000):
+                if at.error:
+                    raise KafkaException(at.error)
+                if at.offset >= 0:
+                    self._positions[at.partition] = at.offset
+                else:
+                    self._unplaced[at.partition] = Place(None)
+            self._new, self._has_moved = set(), True
+        if self._has_moved:
+            self._consumer.assign(self._places())
+            self._has_moved = False
+
+    def _places(self) -> list[TopicPartition]:
+        return [TopicPartition(self._name, number, offset) for number, offset in sorted(self._positions.items())]
+
+    def _note(self, message: Message) -> bool:
+        """Whether the message says that the client has lost its place; poll raises it once the records are out."""
+        error, number = message.error(), message.partition()
+        if error is None or error.code() not in _OUT_OF_PLACE:
+            return False
+        if number in self._positions:
+            is_cut = error.code() == KafkaError._LOG_TRUNCATION
+            self._unplaced[number] = Place(self._positions.pop(number), 0 if is_cut else None)
+        return True
+
+    def _raise_unplaced(self) -> None:
+        if self._unplaced:
+            raise OutOfPlace(self._unplaced)
+
+
+def polled(consumer: Consumer, max_records: int, timeout_s: float) -> list[Message]:
+    """What is there, or else what comes first: asked for many, the client would wait until it has them all."""
+    messages = consumer.consume(max_records, 0)
+    if not messages and (first := consumer.poll(timeout_s)) is not None:
+        messages = [first, *(consumer.consume(max_records - 1, 0) if max_records > 1 else ())]
+    return messages
+
+
+def records(messages: list[Message], is_noted: Callable[[Message], bool] = lambda _: False) -> list[Message]:
+    """The messages that are records. Others are errors, raised where they are neither noted nor pass by themselves."""
+    if not any(map(Message.error, messages)):
+        return messages
+    for message in messages:
+        error = message.error()
+        if error is not None and not is_noted(message) and error.code() not in _PASSING:
+            raise KafkaException(error)
+    return [message for message in messages if message.error() is None]
+
+
+def batches_of(messages: list[Message]) -> list[Batch]:
+    """One a partition; the order within it is kept."""
+    number_of: Callable[[Message], Any] = Message.partition
+    offset_of: Callable[[Message], Any] = Message.offset
+    return [
+        Batch(
+            number,
+            list(map(offset_of, of_one)),
+            [time_ms for _, time_ms in map(Message.timestamp, of_one)],
+            [key or b"" for key in map(Message.key, of_one)],
+            [value or b"" for value in map(Message.value, of_one)],
+        )
+        for number, group in groupby(sorted(messages, key=number_of), key=number_of)
+        for of_one in (list(group),)
+    ]
+
+
+@contextmanager
+def ours(topic: str) -> Iterator[None]:
+    """The client's errors as ours."""
+    try:
+        yield
+    except KafkaException as error:
+        known = meaning(topic, code_of(error), error)
+        if known is error or code_of(error) in _MISTAKES:
+            raise
+        raise known from error
+
+
+def code_of(error: Exception) -> int | None:
+    """The protocol's number for the error, or the client's own, which is below 0; None for no error of Kafka."""
+    return error.args[0].code() if isinstance(error, KafkaException) else None
