@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 
 from ledstream.settings import Settings, SettingsError
@@ -16,10 +17,11 @@ from stream.backends import MissingClient
 from stream.backends import open_log as open_backend
 from stream.decoding import Decoder
 from stream.events import Border, item_key
-from stream.log import Log, partition_of
+from stream.log import Log, partition_of, partitions_of
 from stream.topics import EVENTS, topics
 
 SERVING_TIMEOUT_S = 0.25
+FEW = 50  # users, for whom the hash is quicker one by one
 
 
 def is_embedded(settings: Settings) -> bool:
@@ -69,7 +71,7 @@ def open_store(settings: Settings) -> Client:
 
 
 def user_states(settings: Settings, client: Client) -> UserStates:
-    return UserStates(client, settings.namespace, virtual_partition, idle_after_s=settings.idle_after_s)
+    return UserStates(client, settings.namespace, virtual_partitions, idle_after_s=settings.idle_after_s)
 
 
 def releases(settings: Settings) -> Releases:
@@ -88,9 +90,16 @@ def border(settings: Settings) -> Border:
     return Border(frozenset(settings.kinds), settings.max_event_ahead_s, settings.max_event_age_s)
 
 
+def virtual_partitions(user_ids: Sequence[str]) -> Sequence[int]:
+    """The users' hash tags: of one Kafka partition's users there are only so many, so a batch meets few slots."""
+    if len(user_ids) < FEW:
+        return [_virtual_partition(user) for user in user_ids]
+    tags: list[int] = partitions_of([user.encode() for user in user_ids], VIRTUAL_PARTITIONS).tolist()
+    return tags
+
+
 @lru_cache(maxsize=1 << 17)
-def virtual_partition(user_id: str) -> int:
-    """The user's hash tag: of one Kafka partition's users there are only so many, so a batch meets few slots."""
+def _virtual_partition(user_id: str) -> int:
     return partition_of(user_id.encode(), VIRTUAL_PARTITIONS)
 
 

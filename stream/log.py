@@ -11,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
+from led.encoder import I64
+
 
 class LogUnavailable(ConnectionError):
     """The log did not answer or did not acknowledge. Nothing is known to be stored; try again later."""
@@ -167,6 +171,26 @@ class Log(Protocol):
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition Kafka's own clients choose for the key, so that every producer agrees."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def partitions_of(keys: Sequence[bytes], partitions: int) -> I64:
+    """`partition_of` each key, (len(keys),); for many keys much faster than one by one."""
+    if not keys:
+        return np.empty(0, np.int64)
+    m, lengths = np.uint32(0x5BD1E995), np.fromiter(map(len, keys), np.uint32, len(keys))
+    width = 4 * (int(lengths.max()) // 4 + 1)
+    words = np.frombuffer(b"".join([key.ljust(width, b"\0") for key in keys]), "<u4").reshape(len(keys), -1)
+    whole = lengths // 4
+    h = np.uint32(0x9747B28C) ^ lengths
+    for place in range(width // 4):
+        k = words[:, place] * m
+        k = (k ^ k >> np.uint32(24)) * m
+        h = np.where(place < whole, h * m ^ k, h)
+    rest = words[np.arange(len(keys)), whole]
+    h = np.where(lengths % 4 > 0, (h ^ rest) * m, h)
+    h = (h ^ h >> np.uint32(13)) * m
+    h = h ^ h >> np.uint32(15)
+    return np.asarray((h & np.uint32(0x7FFFFFFF)) % np.uint32(partitions), np.int64)
 
 
 def murmur2(data: bytes) -> int:
