@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 from consumers import archive, timelines
 from ledstream import parts
 from ledstream.process import ConsumerMetrics, stop_on_signals
+from ledstream.pulse import Pulse
 from ledstream.settings import Settings
+from store.heartbeats import Heartbeats
 from stream.current import CurrentRelease
 from stream.log import Log
-from stream.loop import Loop
+from stream.loop import Handler, Loop, Progress
 from stream.topics import EVENTS
 
 logger = logging.getLogger(__name__)
@@ -26,8 +29,7 @@ def run_timelines(settings: Settings) -> None:
     current = CurrentRelease(log, lambda version: releases.load(version, with_index=False))
     current.start()
     handler = timelines.TimelineConsumer(states, current.get, log.identity(EVENTS), max_events=settings.timeline_events)
-    metrics = ConsumerMetrics(settings, timelines.GROUP)
-    Loop(log, EVENTS, timelines.GROUP, handler, decoder=parts.decoder(settings), on_tick=metrics.show).run(stop)
+    _consume(settings, log, timelines.GROUP, handler, stop)
     current.stop()
     _finish(log, f"{handler.counts}, {handler.damaged} damaged, {handler.refused} refused")
 
@@ -39,9 +41,20 @@ def run_archive(settings: Settings) -> None:
     handler = archive.ArchiveConsumer(
         parts.archive(settings, log), time.monotonic, flush_every_s=settings.archive_flush_s
     )
-    metrics = ConsumerMetrics(settings, archive.GROUP)
-    Loop(log, EVENTS, archive.GROUP, handler, decoder=parts.decoder(settings), on_tick=metrics.show).run(stop)
+    _consume(settings, log, archive.GROUP, handler, stop)
     _finish(log, f"{handler.archived} events in {handler.files} files")
+
+
+def _consume(settings: Settings, log: Log, group: str, handler: Handler, stop: threading.Event) -> None:
+    metrics = ConsumerMetrics(settings, group)
+    client = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S)  # no turn waits long to say it lives
+    with client, Pulse(Heartbeats(client, settings.namespace), group) as pulse:
+
+        def tick(progress: Progress) -> None:
+            metrics.show(progress)
+            pulse.show(progress)
+
+        Loop(log, EVENTS, group, handler, decoder=parts.decoder(settings), on_tick=tick).run(stop)
 
 
 def _finish(log: Log, what: str) -> None:

@@ -19,6 +19,7 @@ from serving.app import create_app
 from serving.hot import HotPaths
 from serving.parts import Parts
 from serving.server import serve
+from store.heartbeats import Heartbeats
 
 
 def run(settings: Settings) -> None:
@@ -58,6 +59,7 @@ def make_app() -> HotPaths:
             states=parts.user_states(settings, store),
             releases=parts.releases(settings),
             border=parts.border(settings),
+            heartbeats=Heartbeats(store, settings.namespace),
         )
     )
 

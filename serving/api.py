@@ -23,6 +23,7 @@ from serving.parts import Parts
 from serving.posts import read_json
 from serving.publisher import Publisher, entry_of
 from serving.questions import Question, from_timeline, read_query, record_of
+from serving.readiness import Readiness
 from serving.refusals import Refused
 from serving.schemas import DEFAULT_K, MAX_K
 from serving.served import Served
@@ -59,7 +60,7 @@ def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
     administration = Administration(routes.parts, routes.current)
     _add_users(app, routes, administration)
     _add_releases(app, administration)
-    _add_operations(app, routes, administration)
+    _add_operations(app, routes, Readiness(routes.parts, routes.current))
     _add_errors(app)
     _describe_bodies(app)
     return app
@@ -162,7 +163,10 @@ def _add_releases(app: FastAPI, administration: Administration) -> None:
         return administration.activate(version)
 
 
-def _add_operations(app: FastAPI, routes: Routes, administration: Administration) -> None:
+def _add_operations(app: FastAPI, routes: Routes, readiness: Readiness) -> None:
+    """To a HEAD the HTTP server sends the head of the same answer."""
+
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["operations"])
     async def healthz(response: Response) -> Mapping[str, str]:
         """This process answers, and the threads behind its answers live. Otherwise 503: restart it."""
@@ -171,10 +175,11 @@ def _add_operations(app: FastAPI, routes: Routes, administration: Administration
         response.status_code = 503 if dead else 200
         return {"status": f"dead: {', '.join(dead)}" if dead else "ok"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["operations"], responses={503: {"model": schemas.ReadyAnswer}})
     async def readyz(response: Response) -> schemas.ReadyAnswer:
-        """The store and the log answer."""
-        ready = await asyncio.to_thread(administration.readiness)
+        """The store and the log answer; consumers that wait or are gone are named, and change nothing in that."""
+        ready = await asyncio.to_thread(readiness.answer)
         response.status_code = 200 if ready.ready else 503
         return ready
 

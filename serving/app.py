@@ -19,6 +19,7 @@ from serving.metrics import Metrics, lag
 from serving.parts import Limits, Parts
 from serving.posts import Posts
 from serving.publisher import Publisher, publisher
+from serving.readiness import Readiness
 from serving.recent import RecentItems, newest_items
 from serving.served import Served
 from store.item_index import use_threads
@@ -48,6 +49,8 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
     hot = Hot(questions, Posts(parts.border, events, recent, parts.now_ms), metrics)
     metrics.watch("ledstream_users", "Keys in the store: users, and a few others", parts.states.count)
     metrics.watch("ledstream_lag_records", "Events the timelines consumers have not committed", lambda: lag(parts.log))
+    readiness = Readiness(parts, current)
+    metrics.watch("ledstream_consumer_groups_troubled", "Groups that wait or have no process", readiness.troubled)
     routes = Routes(parts, hot, questions, events, current, metrics)
 
     async def begin() -> None:

@@ -15,6 +15,7 @@ from stream.log import Log, LogUnavailable, UnknownTopic
 from stream.topics import EVENTS
 
 TIMELINES_GROUP = "timelines"
+GROUPS = (TIMELINES_GROUP, "archive")
 SAMPLED_EVERY_S = 1.0
 ANSWER_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -59,9 +60,9 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def lag(log: Log) -> float:
-    """Records of the events topic that the timelines consumers have not committed."""
-    done = log.committed(EVENTS, TIMELINES_GROUP)
+def lag(log: Log, group: str = TIMELINES_GROUP) -> float:
+    """Records of the events topic that the group's consumers have not committed."""
+    done = log.committed(EVENTS, group)
     starts = log.start_offsets(EVENTS)
     return sum(end - max(done.get(number, 0), starts.get(number, 0)) for number, end in log.end_offsets(EVENTS).items())
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from store.heartbeats import Heartbeats
 from store.releases import Releases
 from store.user_state import UserStates
 from stream.events import Border
@@ -18,13 +19,17 @@ def wall_clock_ms() -> int:
 
 @dataclass(frozen=True)
 class Parts:
-    """states: on a client whose calls give up after a quarter of a second, since requests wait for them."""
+    """states: on a client whose calls give up after a quarter of a second, since requests wait for them.
+
+    heartbeats: of the consumers; None where nobody publishes any.
+    """
 
     log: Log
     states: UserStates
     releases: Releases
     border: Border
     now_ms: Callable[[], int] = wall_clock_ms
+    heartbeats: Heartbeats | None = None
 
 
 @dataclass(frozen=True)

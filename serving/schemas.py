@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
@@ -132,12 +133,29 @@ class RefusedEntry(BaseModel):
     reason: str
 
 
+class ConsumerEntry(BaseModel):
+    """A consumer group: what its processes say of themselves, or when the last of them was heard of."""
+
+    state: Literal["running", "waiting", "stopped", "silent", "absent", "unknown"]
+    waits_for: str | None = Field(
+        default=None, serialization_alias="for", description="what it waits for, or what ended it"
+    )
+    since: int | None = Field(default=None, description="when this state began, Unix milliseconds")
+    processes: int = Field(default=0, description="how many were heard of lately")
+    lag: int | None = Field(default=None, description="records not read; without a process, records not committed")
+
+
 class ReadyAnswer(BaseModel):
-    """ready: the store and the log answer. Without a release the popular items are served, which is ready too."""
+    """ready: the store and the log answer. Without a release the popular items are served, which is ready too.
+
+    degraded: a consumer group waits or has no process, so that answers fall behind; no reason to ask another server.
+    """
 
     ready: bool
+    degraded: bool
     store: str
     log: str
+    consumers: Mapping[str, ConsumerEntry] = Field(description="by group")
     release: str | None
     announced: str | None
     refused: RefusedEntry | None

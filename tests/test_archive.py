@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +18,7 @@ from store.connection import StoreUnavailable
 from stream.events import Event
 from stream.loop import Progress
 from stream.topics import EVENTS
+from tests.small_disk import disk
 from tests.troubled_log import Crash, TroubledLog, consume
 
 DAY_MS = 86_400_000
@@ -175,17 +173,8 @@ def test_logs_and_partitions_do_not_see_each_other_s_files(tmp_path: Path) -> No
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 KB that is really full when it is full."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("a small disk takes root to mount")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs here: {mounted.stderr.decode()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disk(tmp_path / "disk", kilobytes=64) as folder:
+        yield folder
 
 
 def test_a_full_disk_is_waited_for_and_every_record_is_there_once_in_the_end(
