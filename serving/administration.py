@@ -16,7 +16,7 @@ from serving.schemas import (
 )
 from serving.served import Served
 from store.releases import BadRelease, UnknownRelease
-from store.user_state import DamagedRecord
+from store.user_record import DamagedRecord
 from stream.announcements import announce
 from stream.current import CANNOT_LOAD, CurrentRelease
 from stream.events import kind_code
