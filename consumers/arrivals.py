@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from led.encoder import I64, U8, Bool
 from stream.decoding import EventColumns
-from stream.events import ERASE, event_key, item_key, kind_code
+from stream.events import ERASE, event_keys, item_key, kind_code
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Arrivals:
     def of(cls, columns: EventColumns) -> Arrivals:
         """The events of a batch."""
         n = len(columns)
-        place = {user: number for number, user in enumerate(dict.fromkeys(columns.users))}
+        place = dict(zip(dict.fromkeys(columns.users), range(n), strict=False))
         owner = np.fromiter(map(place.__getitem__, columns.users), np.int64, n)
         names = set(columns.kinds)
         codes = {name: kind_code(name) for name in names}
@@ -48,7 +48,7 @@ class Arrivals:
             columns.times_ms[order],
             np.fromiter(map(item_key, columns.items), np.uint64, n)[order],
             kinds[order],
-            np.fromiter(map(event_key, columns.event_ids), np.uint32, n)[order],
+            event_keys(columns.event_ids)[order],
             np.zeros(n, np.bool_) if erases is None else erases[order],
         )
 

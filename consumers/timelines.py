@@ -14,8 +14,8 @@ from consumers.fold import Counts, fold_batch
 from consumers.stored import Stored
 from led.encoder import I64
 from store.releases import Release
-from store.user_record import source_of
-from store.user_state import NOTHING, UserStates, is_damaged
+from store.user_record import damaged, source_of
+from store.user_state import NOTHING, UserStates
 from stream.decoding import EventColumns
 from stream.loop import Elsewhere
 from stream.stages import Stages
@@ -102,9 +102,8 @@ class TimelineConsumer:
 
     def _set_aside_damaged(self, users: Sequence[str], records: list[bytes]) -> None:
         """A damaged record is set aside and the user begins anew with this batch."""
-        for place, data in enumerate(records):
-            if data and is_damaged(data):
-                logger.error("user %s: damaged record set aside", users[place])
-                self._states.set_aside(users[place])
-                self.damaged += 1
-                records[place] = NOTHING
+        for place in damaged(records):
+            logger.error("user %s: damaged record set aside", users[place])
+            self._states.set_aside(users[place])
+            self.damaged += 1
+            records[place] = NOTHING

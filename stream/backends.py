@@ -8,10 +8,13 @@ from urllib.parse import parse_qs, urlsplit
 from store.connection import connect
 from stream.kafka_log import KafkaLog
 from stream.log import Log
-from stream.redis_log import RedisLog
+from stream.redis_log import FORGET_GROUPS_AFTER_S, RedisLog
 
 if TYPE_CHECKING:
     from stream.confluent_log import ConfluentLog
+
+
+FORGET = "forget_groups_after_s"
 
 
 class MissingClient(ImportError):
@@ -23,6 +26,7 @@ def open_log(
 ) -> Log:
     """The log at `kafka://host:port,host:port?replication=3`, `redis://…`, `rediss://…` or `unix:///path`.
 
+    The latter three take `?forget_groups_after_s=604800` beside what the Redis client understands.
     Connects at first use. Raises ValueError, naming the address, where it cannot be understood; MissingClient.
     """
     parts = urlsplit(address)
@@ -31,7 +35,8 @@ def open_log(
         return kind(_brokers(address), namespace, replication=_replication(address))
     if parts.scheme in ("redis", "rediss", "unix"):
         try:
-            return RedisLog(connect(address), namespace)
+            address_of_redis, forget_groups_after_s = _forget_groups_after_s(address)
+            return RedisLog(connect(address_of_redis), namespace, forget_groups_after_s=forget_groups_after_s)
         except ValueError as error:
             raise ValueError(f"log address {address!r}: {error}") from error
     raise ValueError(f"log address {address!r}: it must begin with kafka://, redis://, rediss:// or unix://")
@@ -59,6 +64,17 @@ def _brokers(address: str) -> list[str]:
     if parts.path.strip("/") or parts.fragment:
         raise ValueError(f"log address {address!r}: nothing but ?replication=… may follow the brokers")
     return brokers
+
+
+def _forget_groups_after_s(address: str) -> tuple[str, float]:
+    """The address without the setting, and the setting."""
+    base, _, query = address.partition("?")
+    options = [option.partition("=") for option in query.split("&") if option]
+    values = [value for name, _, value in options if name == FORGET]
+    if values and not (values[-1].isdecimal() and int(values[-1])):
+        raise ValueError(f"{FORGET} = {values[-1]!r} is not a whole number of seconds from 1 on")
+    others = "&".join("=".join((name, value)) for name, _, value in options if name != FORGET)
+    return base + ("?" + others if others else ""), float(values[-1]) if values else FORGET_GROUPS_AFTER_S
 
 
 def _replication(address: str) -> int:

@@ -28,20 +28,23 @@ class ConfluentGroupClient:
     def __init__(self, consumer: Consumer, topic: str, name: str) -> None:
         self._consumer, self._topic, self._name = consumer, topic, name
         self._positions: dict[int, int] = {}
+        self._stopped: dict[int, int] = {}  # positions while the group is shared out anew
         self._new: set[int] = set()  # assigned, and nobody asked yet where to begin
         self._unplaced: dict[int, Place] = {}
         self._has_moved = False
         self._is_joining = True
-        consumer.subscribe([name], on_assign=self._take, on_revoke=self._lose, on_lost=self._lose)
+        consumer.subscribe([name], on_assign=self._take, on_revoke=self._stop, on_lost=self._lose)
 
     def poll(self, max_records: int, timeout_s: float) -> list[Batch]:
         with ours(self._topic):
             self._begin()
             self._raise_unplaced()
-            # Should an error come with records, they are read again from where the positions are.
-            self._has_moved = True
-            messages = records(polled(self._consumer, max_records, timeout_s), self._note)
-            self._has_moved = False
+            messages = polled(self._consumer, max_records, timeout_s)
+            try:
+                messages = records(messages, self._note)
+            except KafkaException:
+                self._has_moved = True  # records that came with the error are read again
+                raise
         # A rebalance in between has taken the others.
         batches = [batch for batch in batches_of(messages) if batch.partition in self._positions]
         self._positions.update((batch.partition, batch.next_offset) for batch in batches)
@@ -89,14 +92,21 @@ class ConfluentGroupClient:
         self._lose(self._consumer, [])
 
     def _take(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._lose(consumer, [])
-        self._new, self._is_joining = {where.partition for where in partitions}, False
+        taken = {where.partition for where in partitions}
+        # Partitions that stayed go on where they were.
+        self._positions = {number: at for number, at in self._stopped.items() if number in taken}
+        self._new, self._is_joining, self._has_moved = taken - self._positions.keys(), False, True
         consumer.assign([])
 
-    def _lose(self, _: Consumer, __: list[TopicPartition]) -> None:
+    def _stop(self, _: Consumer, __: list[TopicPartition]) -> None:
         """All of them: the group is shared out anew."""
-        self._positions, self._unplaced, self._new = {}, {}, set()
-        self._is_joining, self._has_moved = True, False
+        self._stopped, self._positions = self._positions, {}
+        self._unplaced, self._new, self._is_joining, self._has_moved = {}, set(), True, False
+
+    def _lose(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Others may have gone on with them."""
+        self._stop(consumer, partitions)
+        self._stopped = {}
 
     def _begin(self) -> None:
         """Every partition gets its offset: the committed one, or what was sought."""

@@ -107,9 +107,9 @@ def _all_at_once(batch: Batch, latest_ms: int) -> EventColumns | None:
         and _are_texts(items, MAX_ID_BYTES)
         and _are_texts(kinds, MAX_KIND_BYTES)
         and set(map(type, times_ms)) == {int} and min(times_ms) >= 0 and max(times_ms) <= latest_ms
-        and _are_texts([one for one in event_ids if one is not None], MAX_ID_BYTES)
-        and all(type(one) is float and isfinite(one) for one in values if one is not None)
-        and all(is_context(one) for one in contexts if one is not None)
+        and _are_texts(_given(event_ids), MAX_ID_BYTES)
+        and all(type(one) is float and isfinite(one) for one in _given(values))
+        and all(map(is_context, _given(contexts)))
     )  # fmt: skip
     if not plain:
         return None
@@ -117,6 +117,14 @@ def _all_at_once(batch: Batch, latest_ms: int) -> EventColumns | None:
         batch.partition, np.array(batch.offsets, np.int64), batch.times_ms,
         users, items, kinds, np.array(times_ms, np.int64), event_ids, values, contexts, batch.next_offset,
     )  # fmt: skip
+
+
+def _given(column: Sequence[object]) -> Sequence[Any]:
+    """What is not None."""
+    missing = column.count(None)
+    if not missing:
+        return column
+    return [one for one in column if one is not None] if missing < len(column) else ()
 
 
 def _are_texts(column: Sequence[object], longest: int) -> bool:

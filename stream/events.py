@@ -16,12 +16,14 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
 import msgpack
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 WIRE_VERSION = 1
@@ -155,6 +157,14 @@ def item_key(item_id: str) -> int:
 def event_key(event_id: str | None) -> int:
     """32-bit key of an event id, 0 for none. With item and kind beside it, enough to tell a repeated send."""
     return 0 if event_id is None else zlib.crc32(event_id.encode()) or 1
+
+
+def event_keys(event_ids: Sequence[str | None]) -> npt.NDArray[np.uint32]:
+    """`event_key` of each, (len(event_ids),)."""
+    if None in event_ids:
+        return np.fromiter(map(event_key, event_ids), np.uint32, len(event_ids))
+    keys = np.fromiter(map(zlib.crc32, map(str.encode, event_ids)), np.uint32, len(event_ids))  # type: ignore[arg-type]
+    return np.maximum(keys, np.uint32(1))
 
 
 @lru_cache(maxsize=1024)

@@ -74,7 +74,7 @@ class Topics(Protocol):
 
 
 class KafkaReader:
-    """See `stream.log.Reader`. After a rebalance, partitions that stayed are read again from the committed offset."""
+    """See `stream.log.Reader`. After a rebalance, partitions that stayed go on where they were."""
 
     def __init__(self, log: Topics, topic: str, make: Callable[[], GroupClient], stalled_after_s: float) -> None:
         self._log, self._topic, self._make, self._stalled_after_s = log, topic, make, stalled_after_s

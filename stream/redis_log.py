@@ -49,12 +49,13 @@ class RedisLog:
     ) -> None:
         self._client, self._namespace = client, namespace
         self._retain_records, self._membership_ms = retain_records, int(membership_s * 1000)
-        self._forget_groups_after_ms = int(forget_groups_after_s * 1000)
+        self.forget_groups_after_s = forget_groups_after_s
         self._partitions: dict[str, int] = {}
 
     def create_topic(self, topic: str, partitions: int) -> None:
         with _unavailable():
-            self._client.set(self._key(topic), f"{partitions} {secrets.randbits(64)}", nx=True)
+            if not self._client.exists(self._key(topic)):  # a server out of memory would refuse even to set it in vain
+                self._client.set(self._key(topic), f"{partitions} {secrets.randbits(64)}", nx=True)
 
     def partitions(self, topic: str) -> int:
         # An existing topic keeps its partitions, so asking once is enough.
@@ -108,7 +109,8 @@ class RedisLog:
     def reader(self, topic: str, group: str) -> RedisReader:
         self.partitions(topic)
         with _unavailable():
-            self._client.sadd(self._key(topic, "groups"), group)
+            if not self._client.sismember(self._key(topic, "groups"), group):
+                self._client.sadd(self._key(topic, "groups"), group)
         return RedisReader(self, topic, group)
 
     def ping(self) -> None:
@@ -284,7 +286,7 @@ class RedisReader:
             self._trimmed_at[number] = offset
             keys = [self._log._key(self._topic, number), self._log._key(self._topic, "groups"), self._seen]
             prefix, log = self._log._key(self._topic, "committed", ""), self._log
-            args: list[Any] = [prefix, number, log._retain_records, log._forget_groups_after_ms]
+            args: list[Any] = [prefix, number, log._retain_records, int(log.forget_groups_after_s * 1000)]
             gone: Any = self._trim_script(keys=keys, args=args)
             self._tell_of({group.decode() for group in gone})
 
@@ -293,7 +295,7 @@ class RedisReader:
         for group in sorted(gone - self._forgotten):
             logging.getLogger(__name__).warning(
                 "%s: group %s had no member for %g s, records it has not read may be trimmed from now on",
-                *(self._topic, group, self._log._forget_groups_after_ms / 1000),
+                *(self._topic, group, self._log.forget_groups_after_s),
             )
         self._forgotten = gone
 
