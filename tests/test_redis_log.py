@@ -13,6 +13,7 @@ import pytest
 
 from store.connection import Client, connect
 from store.embedded import EmbeddedStore
+from stream.backends import open_log
 from stream.log import Entry, LogUnavailable, Position, Reader, UnknownTopic
 from stream.redis_log import RENEW_EVERY_S, RedisLog
 from stream.topics import DEAD_LETTERS, KEPT_RECORDS
@@ -127,6 +128,18 @@ def test_time_in_which_the_whole_system_was_down_makes_no_group_older(redis_clie
     assert log.start_offsets("events") == {0: 0}, "the second has not begun yet"
 
 
+def test_an_address_says_how_long_a_group_may_be_gone(redis_address: str, namespace: str) -> None:
+    join = "&" if "?" in redis_address else "?"
+    log = open_log(f"{redis_address}{join}forget_groups_after_s=60", namespace)
+    assert isinstance(log, RedisLog)
+    assert log.forget_groups_after_s == 60
+    log.ping()
+    log.close()
+    for bad in ("0", "-1", "week", ""):
+        with pytest.raises(ValueError, match=f"forget_groups_after_s = '{bad}' is not"):
+            open_log(f"{redis_address}{join}forget_groups_after_s={bad}", namespace)
+
+
 def test_letters_nobody_reads_as_a_group_do_not_fill_the_server(redis_client: Client, namespace: str) -> None:
     log = RedisLog(redis_client, namespace)
     log.create_topic(DEAD_LETTERS, 1)
@@ -154,6 +167,9 @@ def test_a_server_out_of_memory_still_takes_commits_and_makes_room_by_trimming(
         assert drain(reader) == list(range(1000))
         assert log.committed("events", "g") == {0: 1000}
         assert log.start_offsets("events")[0] > 500
+        again = RedisLog(client, namespace)
+        again.create_topic("events", 1)
+        assert drain(again.reader("events", "g")) == [], "a process may also start meanwhile"
 
 
 def _poll_for(reader: Reader, seconds: float) -> None:
