@@ -28,9 +28,9 @@ LAG_EVERY_S = 1.0  # under load; it is a question to the log of its own
 
 
 class Elsewhere(Exception):
-    """Raised by a handler: what it was given is not what comes next. Nothing of it was stored or may be committed.
+    """Raised by a handler: what it was given is not what comes next. It may be given any of it again.
 
-    next_offsets: where to read from instead, by partition; a partition not among them goes on as it was.
+    next_offsets: where to read from instead, by partition; of a partition not among them it is given the same again.
     """
 
     def __init__(self, next_offsets: Mapping[int, int], why: str) -> None:
@@ -141,7 +141,7 @@ class Loop:
             with stages("handle"):
                 stored = self._patiently(lambda: self._handler.handle(decoded), reader, stop)
         except Elsewhere as error:
-            self._go_elsewhere(reader, error)
+            self._go_elsewhere(reader, batches, error)
             return
         with stages("commit"):
             self._commit(reader, stored)
@@ -152,11 +152,12 @@ class Loop:
         self._measure_lag(reader, is_idle=not batches)
         self._tick()
 
-    def _go_elsewhere(self, reader: Reader, error: Elsewhere) -> None:
+    def _go_elsewhere(self, reader: Reader, batches: Sequence[Batch], error: Elsewhere) -> None:
         """Read what the handler wants instead. Of partitions that are gone by now their new readers take care."""
         logger.warning("%s", error)
         self.progress.rewinds += 1
-        for partition, offset in error.next_offsets.items():
+        again = {batch.partition: batch.offsets[0] for batch in batches}
+        for partition, offset in (again | error.next_offsets).items():
             if partition in reader.assignment():
                 reader.seek(partition, offset)
                 self._stored.pop(partition, None)

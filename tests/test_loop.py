@@ -11,8 +11,8 @@ from store.connection import StoreUnavailable
 from stream.dead_letters import KEPT_BYTES, DeadLetter, bury, exhume
 from stream.decoding import EventColumns
 from stream.events import Event
-from stream.log import LogUnavailable, Reader
-from stream.loop import Progress
+from stream.log import LogUnavailable, Reader, partition_of
+from stream.loop import Elsewhere, Progress
 from stream.topics import DEAD_LETTERS, EVENTS
 from tests.troubled_log import Crash, TroubledLog, consume
 
@@ -113,6 +113,29 @@ def test_a_store_that_is_away_is_waited_for_with_the_same_batch_in_hand(log: Tro
     assert (progress.waits, progress.waiting_for) == (2, None)
     assert [offset for _, offset, _ in recorder.handled] == [0, 1, 2, 3]
     assert log.committed(EVENTS, "g") == {0: 4}
+
+
+class Wanderer(Recorder):
+    """Wants to have partition 0 from its beginning again, once, and has handled nothing of what it was given then."""
+
+    def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
+        if any(batch.partition == 0 and batch.next_offset == 4 for batch in batches) and not self.held:
+            self.held = {0: 4}
+            raise Elsewhere({0: 0}, "from the beginning")
+        return super().handle(batches)
+
+
+def test_a_handler_that_wants_another_place_gets_it_and_misses_nothing_of_the_other_partitions() -> None:
+    log = TroubledLog(partitions=2)
+    users = ["ana", "kim"]
+    assert [partition_of(user.encode(), 2) for user in users] == [0, 1]
+    log.send(*[Event(user, f"item-{n}", "view", n) for n in range(4) for user in users])
+    wanderer = Wanderer(log)
+    progress = consume(log, wanderer, max_records=3)
+    assert progress.rewinds == 1
+    assert [offset for partition, offset, _ in wanderer.handled if partition == 0] == [0, 1, 2, 0, 1, 2, 3]
+    assert [offset for partition, offset, _ in wanderer.handled if partition == 1] == [0, 1, 2, 3]
+    assert log.committed(EVENTS, "g") == {0: 4, 1: 4}
 
 
 def test_stopping_while_the_store_is_away_commits_nothing_and_says_why(log: TroubledLog) -> None:
