@@ -52,6 +52,21 @@ class Arrivals:
             np.zeros(n, np.bool_) if erases is None else erases[order],
         )
 
+    def part(self, users: slice) -> Arrivals:
+        """The events of consecutive users."""
+        first, last = np.searchsorted(self.owner, [users.start, users.stop]).tolist()
+        here = slice(first, last)
+        return Arrivals(
+            self.users[users],
+            self.owner[here] - users.start,
+            self.offsets[here],
+            self.times_ms[here],
+            self.items[here],
+            self.kinds[here],
+            self.events[here],
+            self.erases[here],
+        )
+
     def only(self, users: I64) -> Arrivals:
         """The events of these users, places in `users`, alone."""
         number = np.full(len(self.users), -1, np.int64)

@@ -9,19 +9,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from consumers.arrivals import Arrivals
 from consumers.fold import Counts, fold_batch
 from consumers.stored import Stored
 from led.encoder import I64
 from store.releases import Release
 from store.user_record import damaged, source_of
-from store.user_state import NOTHING, UserStates
+from store.user_state import NOTHING, Update, UserStates
 from stream.decoding import EventColumns
 from stream.loop import Elsewhere
 from stream.stages import Stages
 
 logger = logging.getLogger(__name__)
 GROUP = "timelines"
+USERS_AT_ONCE = 1500
 
 
 class TimelineConsumer:
@@ -37,7 +40,7 @@ class TimelineConsumer:
     ) -> None:
         self._states, self._current, self._log, self._max_events = states, current, log_identity, max_events
         self._at: dict[int, int | None] = {}
-        self._first_try: dict[int, tuple[int, Counts]] = {}
+        self._folded: dict[int, tuple[int, dict[int, Counts]]] = {}
         self.counts = Counts()
         self.stages = Stages()
         self.damaged = 0
@@ -49,7 +52,7 @@ class TimelineConsumer:
 
     def revoked(self, partition: int) -> None:
         self._at.pop(partition, None)
-        self._first_try.pop(partition, None)
+        self._folded.pop(partition, None)
 
     def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
         for batch in batches:
@@ -75,35 +78,60 @@ class TimelineConsumer:
         if not self._states.advance(source, at, batch.next_offset):
             self._go_on_from(batch.partition, self._states.position(source))
         self._at[batch.partition] = batch.next_offset
-        self.counts.add(self._first_try.pop(batch.partition)[1])
+        for counts in self._folded.pop(batch.partition)[1].values():
+            self.counts.add(counts)
 
     def _store(self, batch: EventColumns, arrivals: Arrivals, keys: list[bytes], source: int) -> I64:
-        """Fold events into their users' records; returns the places of those whose record moved meanwhile."""
-        with self.stages("read"):
-            old, position = self._states.read_bytes(keys, source)
-            if position != self._at[batch.partition]:
-                self._go_on_from(batch.partition, position)
-            self._set_aside_damaged(arrivals.users, old)
-        with self.stages("fold"):
-            changed, new, counts = fold_batch(arrivals, Stored.of(old), source, self._current(), self._max_events)
-        # What the first try stored, a later one takes for replays: the first one's counts are the batch's.
-        if self._first_try.get(batch.partition, (None,))[0] != batch.next_offset:
-            self._first_try[batch.partition] = (batch.next_offset, counts)
-        with self.stages("write"):
-            users = changed.tolist()
-            refused = self._states.replace([keys[user] for user in users], [old[user] for user in users], new)
-        return changed[refused]
+        """Fold events into their users' records; returns the places of those whose record moved meanwhile.
+
+        A part of the users at a time: while one part is folded, the store looks up the next and writes the last.
+        """
+        parts = [slice(start, start + USERS_AT_ONCE) for start in range(0, len(keys), USERS_AT_ONCE)]
+        release, overtaken = self._current(), []
+        written = np.empty(0, np.int64)
+        with self._states.update(source) as update:
+            update.ask(keys[parts[0]])
+            for number, part in enumerate(parts):
+                if number + 1 < len(parts):
+                    update.ask(keys[parts[number + 1]])
+                with self.stages("read"):
+                    old = self._records(update, batch.partition, arrivals.users[part])
+                with self.stages("fold"):
+                    theirs = arrivals.part(part)
+                    changed, new, counts = fold_batch(theirs, Stored.of(old), source, release, self._max_events)
+                self._count(batch, part.start, counts)
+                with self.stages("write"):
+                    places = changed.tolist()
+                    update.replace([keys[part.start + place] for place in places], [old[p] for p in places], new)
+                    if number:
+                        overtaken.append(written[update.refused()])
+                    written = changed + part.start
+            with self.stages("write"):
+                overtaken.append(written[update.refused()])
+        return np.concatenate(overtaken)
+
+    def _records(self, update: Update, partition: int, users: Sequence[str]) -> list[bytes]:
+        """The next records asked for. A damaged one is set aside and the user begins anew with this batch."""
+        records = update.records()
+        if update.position != self._at[partition]:
+            self._go_on_from(partition, update.position)
+        for place in damaged(records):
+            logger.error("user %s: damaged record set aside", users[place])
+            self._states.set_aside(users[place])
+            self.damaged += 1
+            records[place] = NOTHING
+        return records
+
+    def _count(self, batch: EventColumns, first_user: int, counts: Counts) -> None:
+        """Note what became of events: the first time, for what was stored then a later try takes for replays."""
+        next_offset, folded = self._folded.get(batch.partition, (None, {}))
+        if next_offset != batch.next_offset:
+            folded = {}
+            self._folded[batch.partition] = (batch.next_offset, folded)
+        folded.setdefault(first_user, counts)
 
     def _go_on_from(self, partition: int, position: int | None) -> None:
         """Somebody else went on with the partition, or the store is not what it was: read on from where it is."""
         before, self._at[partition] = self._at[partition], position
         why = f"partition {partition}: this process was at {before}, the store is at {position}: reading on from there"
         raise Elsewhere({partition: position or 0}, why)
-
-    def _set_aside_damaged(self, users: Sequence[str], records: list[bytes]) -> None:
-        """A damaged record is set aside and the user begins anew with this batch."""
-        for place in damaged(records):
-            logger.error("user %s: damaged record set aside", users[place])
-            self._states.set_aside(users[place])
-            self.damaged += 1
-            records[place] = NOTHING

@@ -5,14 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 Client = redis.Redis
+
+
+PASSING = ("OOM", "MISCONF", "LOADING", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "READONLY")
 
 
 class StoreUnavailable(ConnectionError):
@@ -29,6 +35,38 @@ def connect(address: str, *, timeout_s: float = 2.0) -> Client:
     )
 
 
+class Exchange:
+    """Commands whose answers are fetched later, over one connection: the caller works while the server does.
+
+    Answers come in the order of the commands. Leaving with answers not fetched, or by an error, ends the connection.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._pool = client.connection_pool
+        self._sent: deque[int] = deque()
+
+    def __enter__(self) -> Exchange:
+        with unavailable_is_ours():
+            self._connection: Any = self._pool.get_connection()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None or self._sent:
+            self._connection.disconnect()
+        self._pool.release(self._connection)
+
+    def send(self, commands: Sequence[tuple[Any, ...]]) -> None:
+        """Raises StoreUnavailable."""
+        with unavailable_is_ours():
+            self._connection.send_packed_command([hiredis.pack_command(command) for command in commands])
+        self._sent.append(len(commands))
+
+    def receive(self) -> list[Any]:
+        """Answers to what was sent first of the commands not answered yet. Raises StoreUnavailable."""
+        with unavailable_is_ours():
+            return [self._connection.read_response() for _ in range(self._sent.popleft())]
+
+
 @contextmanager
 def unavailable_is_ours() -> Iterator[None]:
     """Driver errors that pass by themselves become StoreUnavailable; the others are mistakes and stay as they are.
@@ -41,7 +79,7 @@ def unavailable_is_ours() -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.OutOfMemoryError) as error:
         raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
     except redis.ResponseError as error:
-        if str(error).startswith(("OOM", "MISCONF", "LOADING", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "READONLY")):
+        if isinstance(error, redis.exceptions.NoScriptError) or str(error).startswith(PASSING):
             raise StoreUnavailable(str(error)) from error
         raise
 

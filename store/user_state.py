@@ -7,13 +7,15 @@ where reading goes on. A store that was flushed, or restored from an older copy,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from led.encoder import F32, Events, Sums, encode
-from store.connection import Client, StoreUnavailable, unavailable_is_ours
+from store.connection import Client, Exchange, StoreUnavailable, unavailable_is_ours
 from store.releases import Release
 from store.user_record import FENCE_BYTES, DamagedRecord, Timeline, UserRecord, check, decode_record, joined
 
@@ -35,6 +37,8 @@ for i, key in ipairs(KEYS) do
 end
 return refused
 """
+
+_REPLACE_SHA = hashlib.sha1(_REPLACE.encode()).hexdigest()
 
 # KEYS: position. ARGV: the position read (nothing: none), the new one.
 _ADVANCE = """
@@ -67,7 +71,6 @@ class UserStates:
     ) -> None:
         self._client, self._namespace, self._tags_of = client, namespace, tags_of
         self._idle_after_s = idle_after_s
-        self._replace = client.register_script(_REPLACE)
         self._advance = client.register_script(_ADVANCE)
         self._set_aside = client.register_script(_SET_ASIDE)
 
@@ -92,37 +95,28 @@ class UserStates:
             found: Any = self._client.mget(self.keys(user_ids))
         return [None if data is None else _decoded(data) for data in found]
 
-    def read_bytes(self, keys: Sequence[bytes], source: int) -> tuple[list[bytes], int | None]:
-        """What is stored at the keys, NOTHING where there is nothing, and how far the source is in the store.
+    @contextmanager
+    def update(self, source: int) -> Iterator[Update]:
+        """Reads and writes of one batch of events, from this source. Raises StoreUnavailable.
 
-        One round trip, in calls that let others in between. Raises StoreUnavailable, also while the records are being
-        rebuilt (`hold`).
+        After that any part of what was written may be stored.
         """
-        pipeline: Any = self._client.pipeline(transaction=False)
-        pipeline.mget([self._hold_key, self._position_key(source)])
-        for start in range(0, len(keys), USERS_PER_CALL):
-            pipeline.mget(keys[start : start + USERS_PER_CALL])
-        with unavailable_is_ours():
-            (held, position), *parts = pipeline.execute()
-        if held is not None:
-            raise StoreUnavailable(f"the user records are being rebuilt by {held.decode()}")
-        return [data or NOTHING for part in parts for data in part], None if position is None else int(position)
+        with Exchange(self._client) as exchange:
+            yield Update(exchange, self._hold_key, self._position_key(source), self._idle_after_s)
+
+    def read_bytes(self, keys: Sequence[bytes], source: int) -> tuple[list[bytes], int | None]:
+        """As `Update.ask` and `Update.records`, and the source's position."""
+        with self.update(source) as update:
+            update.ask(keys)
+            return update.records(), update.position
 
     def replace(self, keys: Sequence[bytes], old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
-        """Store new records where the old bytes (NOTHING: none) still are; returns the places where others are by now.
-
-        Raises StoreUnavailable, after which any part of the records may be stored.
-        """
-        fences = [data[:FENCE_BYTES] for data in old]
-        pipeline: Any = self._client.pipeline(transaction=False)
-        starts = range(0, len(keys), USERS_PER_CALL)
-        for start in starts:
-            part = slice(start, start + USERS_PER_CALL)
-            args = [one for pair in zip(fences[part], new[part], strict=True) for one in pair]
-            self._replace(keys=keys[part], args=[self._idle_after_s, *args], client=pipeline)
-        with unavailable_is_ours():
-            answers = pipeline.execute()
-        return [start + place - 1 for start, refused in zip(starts, answers, strict=True) for place in refused]
+        """As `Update.replace` and `Update.refused`."""
+        with self.update(0) as update:
+            update.ask([])
+            update.records()
+            update.replace(keys, old, new)
+            return update.refused()
 
     def position(self, source: int) -> int | None:
         """Next offset of the source that is not in the records, None where nothing was. Raises StoreUnavailable."""
@@ -156,6 +150,53 @@ class UserStates:
 
     def _position_key(self, source: int) -> bytes:
         return f"{self._namespace}:position:{source:016x}".encode()
+
+
+class Update:
+    """What one batch of events reads and writes, in calls that let others in between.
+
+    Every `ask` is answered by one `records`, every `replace` by one `refused`, in the order they were made; to ask for
+    the next users before working on these lets the server work meanwhile. All raise StoreUnavailable.
+    position: how far the source is in the records, None where nothing of it is; known after the first `records`.
+    """
+
+    def __init__(self, exchange: Exchange, hold_key: bytes, position_key: bytes, idle_after_s: int) -> None:
+        self._exchange, self._idle_after_s = exchange, idle_after_s
+        self._first: list[tuple[bytes | str, ...]] = [("SCRIPT", "LOAD", _REPLACE), (b"MGET", hold_key, position_key)]
+        self.position: int | None = None
+
+    def ask(self, keys: Sequence[bytes]) -> None:
+        """Ask for the records at the keys."""
+        calls = [(b"MGET", *keys[start : start + USERS_PER_CALL]) for start in range(0, len(keys), USERS_PER_CALL)]
+        self._exchange.send([*self._first, *calls])
+        self._first = []
+
+    def records(self) -> list[bytes]:
+        """What is stored at the keys asked for first, NOTHING where there is nothing.
+
+        Raises StoreUnavailable also while the records are being rebuilt (`UserStates.hold`).
+        """
+        parts = self._exchange.receive()
+        if parts and isinstance(parts[0], bytes):  # the first answers: to the script, and the position
+            _, (held, position), *parts = parts
+            if held is not None:
+                raise StoreUnavailable(f"the user records are being rebuilt by {held.decode()}")
+            self.position = None if position is None else int(position)
+        return [data or NOTHING for part in parts for data in part]
+
+    def replace(self, keys: Sequence[bytes], old: Sequence[bytes], new: Sequence[bytes]) -> None:
+        """Store new records where the old bytes (NOTHING: none) still are."""
+        calls: list[tuple[bytes | str | int, ...]] = []
+        for start in range(0, len(keys), USERS_PER_CALL):
+            part = slice(start, start + USERS_PER_CALL)
+            pairs = [one for was, will in zip(old[part], new[part], strict=True) for one in (was[:FENCE_BYTES], will)]
+            calls.append((b"EVALSHA", _REPLACE_SHA, len(keys[part]), *keys[part], self._idle_after_s, *pairs))
+        self._exchange.send(calls)
+
+    def refused(self) -> list[int]:
+        """Places of the new records that were not stored, because others are there by now."""
+        answers = self._exchange.receive()
+        return [USERS_PER_CALL * call + place - 1 for call, places in enumerate(answers) for place in places]
 
 
 def is_damaged(data: bytes) -> bool:
