@@ -55,6 +55,8 @@ class TimelineConsumer:
         self._folded.pop(partition, None)
 
     def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
+        if not batches:
+            self._look_after_the_store()
         for batch in batches:
             at = self._at[batch.partition]
             if at is not None and batch.next_offset <= at:
@@ -129,6 +131,15 @@ class TimelineConsumer:
             folded = {}
             self._folded[batch.partition] = (batch.next_offset, folded)
         folded.setdefault(first_user, counts)
+
+    def _look_after_the_store(self) -> None:
+        """Notice a store that was flushed or restored even where no events come to show it."""
+        positions = self._states.positions([source_of(self._log, partition) for partition in self._at])
+        moved = {p: at for p, at in zip(self._at, positions, strict=True) if at != self._at[p]}
+        if moved:
+            why = f"this process was at {self._at}, the store is at {moved}: reading on from there"
+            self._at.update(moved)
+            raise Elsewhere({partition: at or 0 for partition, at in moved.items()}, why)
 
     def _go_on_from(self, partition: int, position: int | None) -> None:
         """Somebody else went on with the partition, or the store is not what it was: read on from where it is."""

@@ -120,7 +120,15 @@ class UserStates:
 
     def position(self, source: int) -> int | None:
         """Next offset of the source that is not in the records, None where nothing was. Raises StoreUnavailable."""
-        return self.read_bytes([], source)[1]
+        return self.positions([source])[0]
+
+    def positions(self, sources: Sequence[int]) -> list[int | None]:
+        """`position` of each; one round trip. Raises StoreUnavailable, also while the records are being rebuilt."""
+        with unavailable_is_ours():
+            answer: Any = self._client.mget([self._hold_key, *map(self._position_key, sources)])
+        if answer[0] is not None:
+            raise StoreUnavailable(f"the user records are being rebuilt by {answer[0].decode()}")
+        return [None if position is None else int(position) for position in answer[1:]]
 
     def advance(self, source: int, old: int | None, new: int) -> bool:
         """Move the position; False, and nothing moved, where it is no longer `old`. Raises StoreUnavailable."""
