@@ -37,7 +37,8 @@ class System:
         self.data_dir = folder / "data"
         self.log = EmbeddedStore(folder / "log")
         self.store = self.log if is_one_server else EmbeddedStore(folder / "store")
-        (port,) = free_ports(1)
+        port, *metrics_ports = free_ports(3)
+        self._metrics_ports = dict(zip(("timelines", "archive"), metrics_ports, strict=True))
         self.address = f"http://127.0.0.1:{port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith("LEDSTREAM_")} | {
@@ -66,7 +67,8 @@ class System:
 
     def start(self, name: str, *words: str) -> None:
         command = [sys.executable, "-m", "ledstream", *words]
-        self.processes[name] = subprocess.Popen(command, env=self._environ, cwd=ROOT, start_new_session=True)
+        environ = self._environ | {"LEDSTREAM_METRICS_PORT": str(self._metrics_ports.get(name, 0))}
+        self.processes[name] = subprocess.Popen(command, env=environ, cwd=ROOT, start_new_session=True)
 
     def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         process = self.processes.pop(name)
@@ -82,6 +84,11 @@ class System:
     def consumer(self, group: str) -> dict[str, Any]:
         entry: dict[str, Any] = self.ready()["consumers"][group]
         return entry
+
+    def is_waiting(self, group: str) -> bool:
+        """What the consumer's own metrics say."""
+        text = httpx.get(f"http://127.0.0.1:{self._metrics_ports[group]}/metrics").text
+        return f'ledstream_consumer_waiting{{group="{group}"}} 1.0' in text
 
     def states(self) -> dict[str, str]:
         return {group: entry["state"] for group, entry in self.ready()["consumers"].items()}
@@ -142,6 +149,7 @@ def test_a_store_out_of_memory_is_waited_for_and_named_and_every_event_counts_on
         assert asked_ms <= entry["since"] <= time.time() * 1000
         assert (entry["processes"], ready["ready"], ready["degraded"], ready["store"]) == (1, True, True, "ok")
         assert "ledstream_consumer_groups_troubled 1.0" in httpx.get(f"{system.address}/metrics").text
+        assert (system.is_waiting("timelines"), system.is_waiting("archive")) == (True, False)
         assert not httpx.get(f"{system.address}/v1/recommendations?user=user-1").json()["degraded"]
         assert system.applied() == {1: USERS}, "what was stored is still read"
         assert ready["consumers"]["archive"]["state"] == "running"
@@ -150,6 +158,7 @@ def test_a_store_out_of_memory_is_waited_for_and_named_and_every_event_counts_on
         until(lambda: system.applied() == {3: USERS})
         until(lambda: not system.ready()["degraded"])
         assert client.dbsize() == keys
+        assert not system.is_waiting("timelines")
     timeline = httpx.get(f"{system.address}/v1/users/user-7").json()["timeline"]
     assert len(timeline) == 3
 
@@ -202,6 +211,7 @@ def test_an_archive_without_room_is_waited_for_and_named_and_holds_every_event_o
         until(lambda: system.states()["archive"] == "waiting")
         entry = system.consumer("archive")
         assert ("No space left" if how == "a full disk" else "File too large") in entry["for"]
+        assert system.is_waiting("archive")
         until(lambda: system.applied() == {3: USERS})  # the timelines go on meanwhile
         assert system.ready()["ready"]
         assert system.archived() == every("hat")
