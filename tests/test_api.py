@@ -334,13 +334,14 @@ from store.user_state import UserStates
 from stream.backends import open_log
 from stream.events import Border
 from stream.topics import topics
+from tests.records import lengths
 from tests.worlds import KINDS, releases
 
 def make():
     log = open_log(os.environ["ADDRESS"], "t")
     for topic, partitions in topics(2).items():
         log.create_topic(topic, partitions)
-    states = UserStates(connect(os.environ["ADDRESS"], timeout_s=0.25), "t", len)
+    states = UserStates(connect(os.environ["ADDRESS"], timeout_s=0.25), "t", lengths)
     return create_app(Parts(log, states, releases(Path(os.environ["RELEASES"])), Border(KINDS)))
 """
 START = "import sys; from serving.server import serve; serve('application:make', '127.0.0.1', int(sys.argv[1]))"
