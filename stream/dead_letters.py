@@ -145,7 +145,7 @@ def _fields(record: Record) -> list[Any]:
 def _text(data: bytes) -> str:
     """UTF-8 that can be printed, as it is; other bytes escaped."""
     text = data.decode(errors="backslashreplace")
-    return text if text.isprintable() else repr(text)[1:-1]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _store(log: Log, entries: Sequence[Entry]) -> None:
