@@ -165,32 +165,39 @@ class Update:
 
     Every `ask` is answered by one `records`, every `replace` by one `refused`, in the order they were made; to ask for
     the next users before working on these lets the server work meanwhile. All raise StoreUnavailable.
-    position: how far the source is in the records, None where nothing of it is; known after the first `records`.
+    position: how far the source was in the records of the last `records`, None where nothing of it was. It is read
+    with them in one step: records that are gone, because the store was flushed, are not taken for users never seen.
     """
 
     def __init__(self, exchange: Exchange, hold_key: bytes, position_key: bytes, idle_after_s: int) -> None:
         self._exchange, self._idle_after_s = exchange, idle_after_s
-        self._first: list[tuple[bytes | str, ...]] = [("SCRIPT", "LOAD", _REPLACE), (b"MGET", hold_key, position_key)]
+        self._first: list[tuple[bytes | str, ...]] = [("SCRIPT", "LOAD", _REPLACE)]
+        self._beside = hold_key, position_key
         self.position: int | None = None
 
     def ask(self, keys: Sequence[bytes]) -> None:
         """Ask for the records at the keys."""
-        calls = [(b"MGET", *keys[start : start + USERS_PER_CALL]) for start in range(0, len(keys), USERS_PER_CALL)]
+        starts = range(0, max(1, len(keys)), USERS_PER_CALL)
+        calls = [(b"MGET", *self._beside, *keys[start : start + USERS_PER_CALL]) for start in starts]
         self._exchange.send([*self._first, *calls])
         self._first = []
 
     def records(self) -> list[bytes]:
         """What is stored at the keys asked for first, NOTHING where there is nothing.
 
-        Raises StoreUnavailable also while the records are being rebuilt (`UserStates.hold`).
+        Raises StoreUnavailable also while the records are being rebuilt (`UserStates.hold`), and where the position
+        moved between two calls.
         """
-        parts = self._exchange.receive()
-        if parts and isinstance(parts[0], bytes):  # the first answers: to the script, and the position
-            _, (held, position), *parts = parts
+        answers = [answer for answer in self._exchange.receive() if isinstance(answer, list)]  # not that to the script
+        for held, *_ in answers:
             if held is not None:
                 raise StoreUnavailable(f"the user records are being rebuilt by {held.decode()}")
-            self.position = None if position is None else int(position)
-        return [data or NOTHING for part in parts for data in part]
+        positions = {position for _, position, *_ in answers}
+        if len(positions) > 1:
+            raise StoreUnavailable(f"the store was at {positions} while its records were read")
+        (position,) = positions
+        self.position = None if position is None else int(position)
+        return [data or NOTHING for _, _, *part in answers for data in part]
 
     def replace(self, keys: Sequence[bytes], old: Sequence[bytes], new: Sequence[bytes]) -> None:
         """Store new records where the old bytes (NOTHING: none) still are."""

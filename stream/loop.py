@@ -162,6 +162,7 @@ class Loop:
                 reader.seek(partition, offset)
                 self._stored.pop(partition, None)
                 self._committed.pop(partition, None)
+        self._measure_lag(reader, is_idle=True)
         self._tick()
 
     def _measure_lag(self, reader: Reader, *, is_idle: bool) -> None:

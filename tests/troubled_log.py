@@ -54,6 +54,11 @@ class TroubledLog(MemoryLog):
             return [LogUnavailable("no acknowledgement")] * len(entries)
         return super().append(topic, entries)
 
+    def add_partition(self) -> None:
+        """One more partition of events, as an operator adds it: keys fall elsewhere from then on."""
+        with self._changed:
+            self._topic(EVENTS).partitions.append([])
+
     def send(self, *events: Event | bytes, at: int | None = None) -> None:
         """Append events, or bytes nobody can read, to the events topic; appended at their own time, or at `at`."""
         for event in events:
