@@ -89,7 +89,7 @@ def fold_batch(
     stored: the records of arrivals.users. source: where the events come from (`store.user_record.source_of`).
     max_events: a timeline keeps this many newest events. Without a release, records get no vector.
     """
-    fresh = take_effect(arrivals, stored, source)
+    fresh = take_effect(arrivals, stored, source, min(IDS_KEPT, max_events))
     step = _Step(arrivals, stored, fresh, _cut(arrivals, stored, fresh, max_events), max_events)
     heads, entries = step.heads(source), step.entries()
     steps = step.sums(release, heads, entries)
@@ -110,8 +110,11 @@ def fold_batch(
     return changed, records, fresh.counts
 
 
-def take_effect(arrivals: Arrivals, stored: Stored, source: int) -> Fresh:
-    """Which events are neither replays nor repeats nor erased again."""
+def take_effect(arrivals: Arrivals, stored: Stored, source: int, remembered: int) -> Fresh:
+    """Which events are neither replays nor repeats nor erased again.
+
+    remembered: a repeat is told among so many newest events of its user, in whatever batches they came.
+    """
     new = arrivals.offsets > stored.seen(source)[arrivals.owner]
     touched, forgotten = np.zeros(len(stored), np.bool_), np.zeros(len(stored), np.bool_)
     touched[arrivals.owner[new]] = True
@@ -120,7 +123,7 @@ def take_effect(arrivals: Arrivals, stored: Stored, source: int) -> Fresh:
         first, last = np.searchsorted(arrivals.owner, [user, user + 1])
         places = (first + np.flatnonzero(new[first:last])).tolist()
         new[places] = False
-        lasting, forgotten[user] = _one_by_one(arrivals, places, stored.identities(user), counts)
+        lasting, forgotten[user] = _one_by_one(arrivals, places, stored.identities(user), remembered, counts)
         new[lasting] = True
     counts.applied += int(new.sum())
     return Fresh(np.flatnonzero(new), touched, forgotten, counts)
@@ -137,7 +140,7 @@ def _suspicious(arrivals: Arrivals, stored: Stored, new: Bool) -> I64:
 
 
 def _one_by_one(
-    arrivals: Arrivals, places: Sequence[int], window: list[Identity], counts: Counts
+    arrivals: Arrivals, places: Sequence[int], window: list[Identity], remembered: int, counts: Counts
 ) -> tuple[list[int], bool]:
     """Which of one user's events last, and whether what came before them is forgotten; the others are counted.
 
@@ -151,11 +154,11 @@ def _one_by_one(
             counts.erased += 1
             counts.applied += len(lasting)
             window, lasting, forgotten = [], [], True
-        elif identity[2] and identity in window[-IDS_KEPT:]:
+        elif identity[2] and identity in window[-remembered:]:
             counts.duplicates += 1
         else:
             lasting.append(place)
-            window = [*window[-IDS_KEPT:], identity]
+            window = [*window[-remembered:], identity]
     return lasting, forgotten
 
 

@@ -266,6 +266,18 @@ def test_items_nobody_knows_keep_their_place_and_weigh_nothing(releases: list[Re
         one_by_one(release, log, 3)
 
 
+def test_a_repeat_of_what_left_the_timeline_is_an_event_of_its_own_in_one_batch_as_in_many() -> None:
+    first = Event("ana", "item-1", "view", 1, "a")
+    log = [first, *[Event("ana", f"item-{n}", "view", n) for n in range(2, 6)], first, first]
+    whole, single = Folded(3), Folded(3)
+    whole.apply(log, 0, len(log), None)
+    for offset in range(len(log)):
+        single.apply(log, offset, offset + 1, None)
+    assert whole.stored == single.stored
+    assert (whole.counts.applied, whole.counts.duplicates) == (6, 1)
+    check(whole, log, None)
+
+
 def test_a_smaller_cap_cuts_longer_timelines_at_the_next_event(releases: list[Release]) -> None:
     log = [Event("ana", CATALOGUE[n % 20], "view", n) for n in range(30)]
     folded = Folded(20)
