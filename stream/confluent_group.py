@@ -31,6 +31,8 @@ class ConfluentGroupClient:
         self._stopped: dict[int, int] = {}  # positions while the group is shared out anew
         self._new: set[int] = set()  # assigned, and nobody asked yet where to begin
         self._unplaced: dict[int, Place] = {}
+        self._epochs: dict[int, int] = {}  # the leader's, of the record before the position
+        self._trusted: dict[int, int] = {}  # the leader's, under whom the position was found good
         self._has_moved = False
         self._is_joining = True
         consumer.subscribe([name], on_assign=self._take, on_revoke=self._stop, on_lost=self._lose)
@@ -41,12 +43,12 @@ class ConfluentGroupClient:
             self._raise_unplaced()
             messages = polled(self._consumer, max_records, timeout_s)
             try:
-                messages = records(messages, self._note)
+                found = by_partition(records(messages, self._note))
+                found = [(number, of_one) for number, of_one in found if self._is_next(number, of_one)]
             except KafkaException:
                 self._has_moved = True  # records that came with the error are read again
                 raise
-        # A rebalance in between has taken the others.
-        batches = [batch for batch in batches_of(messages) if batch.partition in self._positions]
+        batches = [batch_of(number, of_one) for number, of_one in found]
         self._positions.update((batch.partition, batch.next_offset) for batch in batches)
         if not batches:
             self._raise_unplaced()
@@ -56,7 +58,7 @@ class ConfluentGroupClient:
         return self._is_joining
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
-        offsets = [TopicPartition(self._name, number, offset) for number, offset in next_offsets.items()]
+        offsets = self._places(next_offsets)
         with ours(self._topic):
             for answer in self._consumer.commit(offsets=offsets, asynchronous=False):
                 if answer.error:
@@ -65,6 +67,7 @@ class ConfluentGroupClient:
     def seek(self, partition: int, offset: int) -> None:
         # By a new assignment before the next read: the client's own seek is refused where it has no place at all.
         self._positions[partition], self._has_moved = offset, True
+        self._epochs.pop(partition, None)
         self._unplaced.pop(partition, None)
         self._new.discard(partition)
 
@@ -79,7 +82,7 @@ class ConfluentGroupClient:
 
     def keep_alive(self) -> None:
         with ours(self._topic):
-            self._consumer.pause(self._places())
+            self._consumer.pause(self._consumer.assignment())
             try:
                 # Nothing can come but records of partitions assigned in this very call, and those have no place yet.
                 records(self._consumer.consume(1, 0), self._note)
@@ -117,15 +120,35 @@ class ConfluentGroupClient:
                     raise KafkaException(at.error)
                 if at.offset >= 0:
                     self._positions[at.partition] = at.offset
+                    self._epochs[at.partition] = _epoch(at.leader_epoch)
                 else:
                     self._unplaced[at.partition] = Place(None)
             self._new, self._has_moved = set(), True
         if self._has_moved:
-            self._consumer.assign(self._places())
+            self._consumer.assign(self._places(self._positions))
             self._has_moved = False
 
-    def _places(self) -> list[TopicPartition]:
-        return [TopicPartition(self._name, number, offset) for number, offset in sorted(self._positions.items())]
+    def _places(self, offsets: Mapping[int, int]) -> list[TopicPartition]:
+        """With the leader's epoch, by which the brokers can tell whether the log still is what led up to the offset."""
+        return [
+            TopicPartition(self._name, number, offset, leader_epoch=self._epochs.get(number, -1))
+            for number, offset in sorted(offsets.items())
+        ]
+
+    def _is_next(self, number: int, found: list[Message]) -> bool:
+        """Whether to hand these out. A rebalance in between may have taken them.
+
+        Under a new leader the log may have become another: the client is asked to make sure and to read them again.
+        """
+        if number not in self._positions:
+            return False
+        epoch, known = _epoch(found[0].leader_epoch()), self._epochs.get(number, -1)
+        if 0 <= known < epoch and self._trusted.get(number, -1) < epoch:
+            self._consumer.seek(*self._places({number: self._positions[number]}))
+            self._trusted[number] = epoch
+            return False
+        self._epochs[number] = _epoch(found[-1].leader_epoch())
+        return True
 
     def _note(self, message: Message) -> bool:
         """Whether the message says that the client has lost its place; poll raises it once the records are out."""
@@ -133,8 +156,8 @@ class ConfluentGroupClient:
         if error is None or error.code() not in _OUT_OF_PLACE:
             return False
         if number in self._positions:
-            is_cut = error.code() == KafkaError._LOG_TRUNCATION
-            self._unplaced[number] = Place(self._positions.pop(number), 0 if is_cut else None)
+            is_cut = "truncation" in error.str()  # its code is the same as for an offset out of range
+            self._unplaced[number] = Place(self._positions.pop(number), is_cut)
         return True
 
     def _raise_unplaced(self) -> None:
@@ -161,21 +184,22 @@ def records(messages: list[Message], is_noted: Callable[[Message], bool] = lambd
     return [message for message in messages if message.error() is None]
 
 
-def batches_of(messages: list[Message]) -> list[Batch]:
-    """One a partition; the order within it is kept."""
+def by_partition(messages: list[Message]) -> list[tuple[int, list[Message]]]:
+    """The messages of each partition, in their order."""
     number_of: Callable[[Message], Any] = Message.partition
+    return [(number, list(found)) for number, found in groupby(sorted(messages, key=number_of), key=number_of)]
+
+
+def batch_of(partition: int, messages: list[Message]) -> Batch:
+    """The batch of these messages, one at least."""
     offset_of: Callable[[Message], Any] = Message.offset
-    return [
-        Batch(
-            number,
-            list(map(offset_of, of_one)),
-            [time_ms for _, time_ms in map(Message.timestamp, of_one)],
-            [key or b"" for key in map(Message.key, of_one)],
-            [value or b"" for value in map(Message.value, of_one)],
-        )
-        for number, group in groupby(sorted(messages, key=number_of), key=number_of)
-        for of_one in (list(group),)
-    ]
+    return Batch(
+        partition,
+        list(map(offset_of, messages)),
+        [time_ms for _, time_ms in map(Message.timestamp, messages)],
+        [key or b"" for key in map(Message.key, messages)],
+        [value or b"" for value in map(Message.value, messages)],
+    )
 
 
 @contextmanager
@@ -193,3 +217,7 @@ def ours(topic: str) -> Iterator[None]:
 def code_of(error: Exception) -> int | None:
     """The protocol's number for the error, or the client's own, which is below 0; None for no error of Kafka."""
     return error.args[0].code() if isinstance(error, KafkaException) else None
+
+
+def _epoch(found: int | None) -> int:
+    return -1 if found is None else found

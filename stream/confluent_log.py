@@ -26,7 +26,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
-from stream.confluent_group import ConfluentGroupClient, batches_of, code_of, ours, polled, records
+from stream.confluent_group import ConfluentGroupClient, batch_of, code_of, ours, polled, records
 from stream.kafka_base import (
     BATCH_BYTES,
     COMMIT_TIMEOUT_MS,
@@ -44,7 +44,7 @@ from stream.kafka_base import (
 )
 from stream.log import Entry, LogUnavailable, Position, Record, UnknownTopic, partition_of
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("confluent_kafka")  # the client's own words, as kafka-python's are under "kafka"
 R = TypeVar("R")
 SERVE_S = 0.1
 _SOON = {"request_timeout": CONNECT_TIMEOUT_MS / 1000}
@@ -140,8 +140,15 @@ class ConfluentLog(KafkaBase):
             asked = self._administration().list_offsets(where, **_SOON)
             return {at.partition: answer.result().offset for at, answer in sorted(asked.items())}
 
+        def is_outdated(error: Exception) -> bool:
+            if code_of(error) not in LEADER_CODES:
+                return False
+            # By itself this client asks its old leader for ever.
+            self._administration().list_topics(self._name(topic), timeout=CONNECT_TIMEOUT_MS / 1000)
+            return True
+
         with ours(topic):
-            return _patiently(ask, lambda error: code_of(error) in LEADER_CODES, READ_TIMEOUT_MS)
+            return _patiently(ask, is_outdated, READ_TIMEOUT_MS)
 
     def _fetched(self, topic: str, partition: int, offset: int, wanted: int) -> list[Record]:
         name, end, found = self._name(topic), offset + wanted, list[Record]()
@@ -154,9 +161,9 @@ class ConfluentLog(KafkaBase):
             self._read_next = None
             deadline = time.monotonic() + READ_TIMEOUT_MS / 1000
             while not found or found[-1].offset < end - 1:
-                batches = batches_of(records(polled(self._consumer, wanted, 0.5)))
-                found += batches[0].records if batches else ()
-                if not batches and time.monotonic() > deadline:
+                messages = records(polled(self._consumer, wanted, 0.5))
+                found += batch_of(partition, messages).records
+                if not messages and time.monotonic() > deadline:
                     raise LogUnavailable(f"no answer reading {topic}, partition {partition}, at {offset}")
             self._read_next = (name, partition, found[-1].offset + 1)
         return [record for record in found if record.offset < end]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from stream.kafka_reader import GroupClient, KafkaReader
-from stream.log import LogUnavailable, Record, UnknownTopic
+from stream.log import Log, LogUnavailable, Record, UnknownTopic
 
 REQUEST_TIMEOUT_MS = 10_000
 CONNECT_TIMEOUT_MS = 2_000
@@ -29,7 +29,7 @@ BATCH_BYTES = 128 * 1024
 TOPIC_SETTINGS = {"retention.ms": "-1"}
 
 UNKNOWN_TOPIC_CODES = {3, 100}  # by name, by id
-LEADER_CODES = {5, 6}  # not available, not this broker
+LEADER_CODES = {5, 6, 74, 76}  # not available, not this broker, of an older or newer epoch
 COORDINATOR_CODES = {14, 15, 16}  # loading, not available, not this broker
 # Too large, invalid topic, not authorized (topic, group, cluster), unsupported version, invalid replication factor.
 _MISTAKE_CODES = {10, 17, 29, 30, 31, 35, 38}
@@ -52,7 +52,7 @@ def meaning(topic: str, code: int | None, error: Exception) -> Exception:
     return error if code in _MISTAKE_CODES else LogUnavailable(f"{type(error).__name__}: {error}")
 
 
-class KafkaBase(ABC):
+class KafkaBase(Log, ABC):
     """See `stream.log.Log`. Connects at first use.
 
     delivery_timeout_s: when `append` gives up. The default outlives a fail-over (9.75 s with brokers' own settings).

@@ -197,22 +197,29 @@ class KafkaGroupClient:
 
     def __init__(self, consumer: Any, topic: str, name: str) -> None:
         self._consumer, self._topic, self._name = consumer, topic, name
+        self._epochs: dict[int, int] = {}  # the leader's, of the last record handed out
 
     def poll(self, max_records: int, timeout_s: float) -> list[Batch]:
         with self._in_place():
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
+        self._epochs.update((where.partition, records[-1].leader_epoch) for where, records in polled.items())
         return [_batch(where.partition, records) for where, records in polled.items()]
 
     def is_joining(self) -> bool:
         return bool(self._consumer._coordinator.need_rejoin())  # the client tells nobody else
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
-        offsets = {self._at(number): OffsetAndMetadata(offset, "", -1) for number, offset in next_offsets.items()}
+        offsets = {
+            # With the leader's epoch, by which the brokers can tell whether the log still is what led up to the offset.
+            self._at(number): OffsetAndMetadata(offset, "", self._epochs.get(number, -1))
+            for number, offset in next_offsets.items()
+        }
         with _ours(self._topic):
             self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
 
     def seek(self, partition: int, offset: int) -> None:
         self._consumer.seek(self._at(partition), offset)
+        self._epochs.pop(partition, None)
 
     def assignment(self) -> frozenset[int]:
         return frozenset(where.partition for where in self._consumer.assignment())
@@ -254,11 +261,8 @@ class KafkaGroupClient:
             except kafka_errors.OffsetOutOfRangeError as error:
                 raise OutOfPlace({where.partition: Place(offset) for where, offset in error.args[0].items()}) from error
             except kafka_errors.LogTruncationError as error:
-                places = error.divergent_offsets.items()
-                raise OutOfPlace({where.partition: self._diverged(where, known) for where, known in places}) from error
-
-    def _diverged(self, where: TopicPartition, known: Any) -> Place:
-        return Place(self._consumer.position(where, timeout_ms=READ_TIMEOUT_MS), 0 if known is None else known.offset)
+                cut = {where: self._consumer.position(where, timeout_ms=0) for where in error.divergent_offsets}
+                raise OutOfPlace({where.partition: Place(at, is_cut=True) for where, at in cut.items()}) from error
 
 
 @contextmanager

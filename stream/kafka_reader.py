@@ -24,10 +24,10 @@ IDENTITY_HOLDS_S = 0.05
 
 
 class Place(NamedTuple):
-    """Where a client stood. offset: None if nothing was committed. end: where the log now ends, if the broker said."""
+    """Where a client stood. offset: None if nothing was committed. is_cut: the log has other records before it now."""
 
     offset: int | None
-    end: int | None = None
+    is_cut: bool = False
 
 
 class OutOfPlace(Exception):
@@ -167,13 +167,13 @@ class KafkaReader:
     def _find_place(self, places: Mapping[int, Place]) -> None:
         self._check_identity(holds_s=0.0)
         for number, (oldest, end) in self._log.bounds(self._topic, places).items():
-            at, now_ends_at = places[number]
+            at, is_cut = places[number]
             if at is None:
                 at = oldest
-            elif now_ends_at is not None or at > end:
+            elif is_cut or at > end:
                 self._went_back[number] = LogWentBack(
-                    f"{self._topic}, partition {number}: next record is {at}, the log ends at "
-                    f"{end if now_ends_at is None else now_ends_at}: it lost records that this group has read"
+                    f"{self._topic}, partition {number}: next record is {at}, the log ends at {end}, "
+                    "and of those before it some are gone: begin anew"
                 )
                 continue
             elif at < oldest:

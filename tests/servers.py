@@ -106,6 +106,13 @@ class KafkaServer:
         self.kill()
         self.start()
 
+    def forget(self, topic: str, partition: int) -> None:
+        """The disk loses the partition's records, while the broker is down. The topic stays the one it was."""
+        assert self._process is None
+        for path in (self._folder / "data" / f"{topic}-{partition}").iterdir():
+            if path.name != "partition.metadata":
+                path.unlink()
+
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:
