@@ -27,6 +27,11 @@ class Command(NamedTuple):
         is_script = self.words[0].upper() == b"EVALSHA"
         return self.words[3 : 3 + int(self.words[2])] if is_script else self.words[1:]
 
+    @property
+    def arguments(self) -> list[bytes]:
+        """What a script is given beside its keys."""
+        return self.words[3 + int(self.words[2]) :]
+
     def writes(self, what: bytes) -> bool:
         """Whether it runs a script on keys that contain this: b":u:" for user records, b":position:"."""
         return self.words[0].upper() == b"EVALSHA" and any(what in key for key in self.keys)

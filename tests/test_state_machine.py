@@ -1,0 +1,267 @@
+"""Any order of events, crashes, replays, expiries, erasures, swaps and restored stores, against a list per user.
+
+LEDSTREAM_TEST_EXAMPLES: how many such histories are tried.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from consumers.timelines import TimelineConsumer
+from store.connection import Client, StoreUnavailable, connect
+from store.releases import Release
+from store.user_record import UserRecord, source_of
+from store.user_state import UserStates, user_vectors
+from stream.decoding import Decoder
+from stream.events import Event, erasure, item_key
+from stream.log import Batch, partition_of
+from stream.topics import EVENTS
+from tests.records import KINDS, items, lengths, model, published
+from tests.snapshots import Snapshot, put_back, take
+from tests.store_proxy import Command, Cut, StoreProxy
+from tests.test_fold import TOLERANCE, reference, reference_vector
+from tests.troubled_log import Crash, TroubledLog, consume
+
+MAX_EVENTS = 6
+PARTITIONS = 2
+USERS = {user: partition_of(user.encode(), PARTITIONS) for user in ("ana", "bob", "kim", "lea", "tom")}
+CATALOGUE = items(8)
+EMPTY = Snapshot({})
+
+
+@dataclass
+class Model:
+    """What is to be: of each user a list, the events from `since` on, folded the obvious way."""
+
+    log: list[tuple[int, Event]] = field(default_factory=list)  # with offsets
+    since: dict[str, int] = field(default_factory=lambda: dict.fromkeys(USERS, 0))
+
+    def append(self, event: Event) -> None:
+        partition = USERS[event.user_id]
+        self.log.append((sum(USERS[one.user_id] == partition for _, one in self.log), event))
+
+    def timeline(self, user: str) -> list[Event]:
+        mine = [event for offset, event in self.log if event.user_id == user and offset >= self.since[user]]
+        return reference(mine, MAX_EVENTS)[user]
+
+
+class Surroundings(NamedTuple):
+    """What a run needs. client: of the store itself. proxied: of the proxy before it."""
+
+    client: Client
+    proxy: StoreProxy
+    proxied: Client
+    releases: Sequence[Release]
+
+
+@pytest.fixture
+def surroundings(
+    redis_client: Client, redis_address: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Surroundings]:
+    made = [model(CATALOGUE), model(CATALOGUE[::-1][:6], seed=2, dim=3, half_life_s=3600)]
+    releases = [published(tmp_path_factory.mktemp("releases"), one) for one in made]
+    with StoreProxy(redis_address) as proxy, connect(proxy.address) as proxied:
+        yield Surroundings(redis_client, proxy, proxied, releases)
+
+
+class Consuming(RuleBasedStateMachine):
+    """Processes come, meet trouble at one of their commands to the store, and go; in between the world changes."""
+
+    around: Surroundings
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.namespace = f"machine-{secrets.token_hex(6)}"
+        self.log, self.model = TroubledLog(PARTITIONS), Model()
+        self.release: Release | None = None
+        self.states = UserStates(self.around.client, self.namespace, lengths)
+        self.handler = self.process(self.around.proxied)
+        self.copies = [(EMPTY, dict(self.model.since))]
+        self.trouble: Callable[[Command], None] | None = None
+        self.commands_before_trouble = 0
+        self.stop = threading.Event()
+        self.around.proxy.before = self.before
+
+    def teardown(self) -> None:
+        put_back(self.around.client, self.namespace, EMPTY)
+
+    def process(self, client: Client) -> TimelineConsumer:
+        states = UserStates(client, self.namespace, lengths)
+        return TimelineConsumer(states, lambda: self.release, self.log.identity(EVENTS), max_events=MAX_EVENTS)
+
+    def before(self, command: Command) -> None:
+        """Called with every command of the process to the store."""
+        if self.trouble is None or not (command.reads(b":position:") or command.writes(b":")):
+            return
+        if self.commands_before_trouble:
+            self.commands_before_trouble -= 1
+        else:
+            trouble, self.trouble = self.trouble, None
+            trouble(command)
+
+    # What happens to the world.
+
+    @rule(
+        user=st.sampled_from(sorted(USERS)),
+        seen=st.lists(
+            st.tuples(
+                st.sampled_from([*CATALOGUE, "unknown"]),
+                st.sampled_from(sorted(KINDS)),
+                st.integers(0, 10**9),
+                st.sampled_from([None, None, "a", "b"]),
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+    )
+    def something_is_seen(self, user: str, seen: list[tuple[str, str, int, str | None]]) -> None:
+        for one in seen:
+            self.happens(Event(user, *one))
+
+    @rule(user=st.sampled_from(sorted(USERS)), time_ms=st.integers(0, 10**9))
+    def a_user_is_erased(self, user: str, time_ms: int) -> None:
+        self.happens(erasure(user, time_ms))
+
+    def happens(self, event: Event) -> None:
+        self.log.send(event)
+        self.model.append(event)
+
+    @rule(user=st.sampled_from(sorted(USERS)))
+    def a_user_expires(self, user: str) -> None:
+        """What is in the record is forgotten; what a dead process did not note as done is read again."""
+        self.around.client.delete(self.states.key(user))
+        self.model.since[user] = self.position(USERS[user])
+
+    @rule(number=st.integers(-1, 1))
+    def a_release_is_swapped_in(self, number: int) -> None:
+        self.release = self.around.releases[number] if number >= 0 else None
+
+    @rule()
+    def the_store_is_copied(self) -> None:
+        self.copies.append((take(self.around.client, self.namespace), dict(self.model.since)))
+
+    @rule(data=st.data())
+    def the_store_is_put_back(self, data: st.DataObject) -> None:
+        """To a copy; to nothing, where there is none."""
+        self.put_back(data.draw(st.integers(0, len(self.copies) - 1)))
+
+    def put_back(self, copy: int) -> None:
+        snapshot, since = self.copies[copy]
+        put_back(self.around.client, self.namespace, snapshot)
+        self.model.since = dict(since)
+
+    @rule(partition=st.integers(0, PARTITIONS - 1), data=st.data())
+    def an_earlier_stretch_is_to_be_read_again(self, partition: int, data: st.DataObject) -> None:
+        """Who has a record is protected by it; who expired comes back."""
+        offset = data.draw(st.integers(0, self.position(partition)))
+        self.around.client.set(f"{self.namespace}:position:{self.source(partition):016x}", offset)
+        for user, place in USERS.items():
+            if place == partition and self.states.read([user]) == [None]:
+                self.model.since[user] = min(self.model.since[user], offset)
+
+    @rule(partition=st.integers(0, PARTITIONS - 1), data=st.data())
+    def a_stretch_is_handed_out_twice(self, partition: int, data: st.DataObject) -> None:
+        position = self.position(partition)
+        start = data.draw(st.integers(0, position))
+        stop = data.draw(st.integers(start, position))
+        if start < stop:
+            self.handler.assigned(partition)
+            records = self.log.read(EVENTS, partition, start, stop - start)
+            self.handler.handle([Decoder().decode(Batch.of(partition, records))[0]])
+
+    # What processes do.
+
+    @rule(
+        trouble=st.sampled_from(["crash", "half", "cut", "overtaken", "put back", "crash before commit"]),
+        after=st.integers(0, 8),
+        max_records=st.integers(1, 9),
+        is_new=st.booleans(),
+        data=st.data(),
+    )
+    def a_process_meets_trouble(
+        self, trouble: str, after: int, max_records: int, *, is_new: bool, data: st.DataObject
+    ) -> None:
+        copy = data.draw(st.integers(0, len(self.copies) - 1))
+        if trouble == "put back" and self.copies[copy][1] != self.model.since:
+            trouble = "crash"  # an expiry in between two commands of a batch would have both outcomes
+        troubles: dict[str, Callable[[Command], None]] = {
+            "crash": self.crash,
+            "half": self.write_half_and_crash,
+            "cut": self.cut,
+            "overtaken": self.overtake,
+            "put back": lambda _: self.put_back(copy),
+        }
+        self.log.troubles.crash_before_commit = int(trouble == "crash before commit")
+        self.trouble, self.commands_before_trouble = troubles.get(trouble), after
+        self.run_process(max_records, is_new=is_new)
+
+    def crash(self, _: Command) -> None:
+        self.stop.set()
+        raise Cut
+
+    def cut(self, _: Command) -> None:
+        raise Cut
+
+    def write_half_and_crash(self, command: Command) -> None:
+        if command.writes(b":u:"):
+            script, keys, (lives_s, *values) = command.words[1], command.keys, command.arguments
+            half, client = len(keys) // 2, cast(Any, self.around.client)
+            client.execute_command("EVALSHA", script, half, *keys[:half], lives_s, *values[: 2 * half])
+        self.crash(command)
+
+    def overtake(self, _: Command) -> None:
+        consume(self.log, self.process(self.around.client), group="another")
+
+    @rule(max_records=st.integers(1, 9), is_new=st.booleans())
+    def all_is_read_and_everything_is_as_it_should_be(self, max_records: int, *, is_new: bool) -> None:
+        self.run_process(max_records, is_new=is_new)
+        for user in USERS:
+            self.check(user, self.model.timeline(user))
+
+    def run_process(self, max_records: int, *, is_new: bool) -> None:
+        self.stop = threading.Event()
+        if is_new:
+            self.handler = self.process(self.around.proxied)
+        with suppress(Crash, StoreUnavailable):
+            consume(self.log, self.handler, max_records=max_records, stop=self.stop)
+        self.trouble, self.log.troubles.crash_before_commit = None, 0
+
+    def check(self, user: str, timeline: list[Event]) -> None:
+        (record,) = self.states.read([user])
+        if record is None:
+            assert timeline == []
+            return
+        assert isinstance(record, UserRecord)
+        assert record.timeline["item"].tolist() == [item_key(event.item_id) for event in timeline]
+        assert record.as_of == (timeline[-1].time_ms if timeline else None)
+        kept = [e._replace(time_ms=int(at)) for e, at in zip(timeline, record.timeline["time_ms"], strict=True)]
+        for release in self.around.releases:
+            (vector,) = user_vectors([record], release)
+            wanted, length = reference_vector(kept, release)
+            assert np.abs(vector - wanted).max() <= TOLERANCE * length
+
+    def position(self, partition: int) -> int:
+        return self.states.position(self.source(partition)) or 0
+
+    def source(self, partition: int) -> int:
+        return source_of(self.log.identity(EVENTS), partition)
+
+
+def test_whatever_happens_in_whatever_order_each_user_is_what_the_log_says(surroundings: Surroundings) -> None:
+    class Here(Consuming):
+        around = surroundings
+
+    examples = int(os.environ.get("LEDSTREAM_TEST_EXAMPLES", "50"))
+    run_state_machine_as_test(Here, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None))
