@@ -38,33 +38,46 @@ def connect(address: str, *, timeout_s: float = 2.0) -> Client:
 class Exchange:
     """Commands whose answers are fetched later, over one connection: the caller works while the server does.
 
-    Answers come in the order of the commands. Leaving with answers not fetched, or by an error, ends the connection.
+    Answers come in the order of the commands. Used by one thread. All raise StoreUnavailable.
     """
 
     def __init__(self, client: Client) -> None:
         self._pool = client.connection_pool
-        self._sent: deque[int] = deque()
-
-    def __enter__(self) -> Exchange:
         with unavailable_is_ours():
             self._connection: Any = self._pool.get_connection()
+        self._sent: deque[int] = deque()
+        self._in_the_middle = False
+
+    def __enter__(self) -> Exchange:
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None or self._sent:
-            self._connection.disconnect()
-        self._pool.release(self._connection)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def send(self, commands: Sequence[tuple[Any, ...]]) -> None:
-        """Raises StoreUnavailable."""
-        with unavailable_is_ours():
-            self._connection.send_packed_command([hiredis.pack_command(command) for command in commands])
+        """Send the commands, of bytes, texts and numbers, to be answered together."""
+        packed = [hiredis.pack_command(command) for command in commands]
+        with self._whole():
+            self._connection.send_packed_command(packed)
         self._sent.append(len(commands))
 
     def receive(self) -> list[Any]:
-        """Answers to what was sent first of the commands not answered yet. Raises StoreUnavailable."""
-        with unavailable_is_ours():
+        """Answers to what was sent first of all that is not answered yet."""
+        with self._whole():
             return [self._connection.read_response() for _ in range(self._sent.popleft())]
+
+    def close(self) -> None:
+        """Give the connection back; one with answers not fetched, or with an error on it, is ended."""
+        if self._in_the_middle or self._sent:
+            self._connection.disconnect()
+        self._pool.release(self._connection)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        self._in_the_middle = True
+        with unavailable_is_ours():
+            yield
+        self._in_the_middle = False
 
 
 @contextmanager

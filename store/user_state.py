@@ -8,8 +8,7 @@ where reading goes on. A store that was flushed, or restored from an older copy,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,14 +94,10 @@ class UserStates:
             found: Any = self._client.mget(self.keys(user_ids))
         return [None if data is None else _decoded(data) for data in found]
 
-    @contextmanager
-    def update(self, source: int) -> Iterator[Update]:
-        """Reads and writes of one batch of events, from this source. Raises StoreUnavailable.
-
-        After that any part of what was written may be stored.
-        """
-        with Exchange(self._client) as exchange:
-            yield Update(exchange, self._hold_key, self._position_key(source), self._idle_after_s)
+    def update(self, source: int) -> Update:
+        """For the reads and writes of one batch of events of this source. Raises StoreUnavailable."""
+        exchange = Exchange(self._client)
+        return Update(exchange, self._hold_key, self._position_key(source), self._idle_after_s)
 
     def read_bytes(self, keys: Sequence[bytes], source: int) -> tuple[list[bytes], int | None]:
         """As `Update.ask` and `Update.records`, and the source's position."""
@@ -164,7 +159,8 @@ class Update:
     """What one batch of events reads and writes, in calls that let others in between.
 
     Every `ask` is answered by one `records`, every `replace` by one `refused`, in the order they were made; to ask for
-    the next users before working on these lets the server work meanwhile. All raise StoreUnavailable.
+    the next users before working on these lets the server work meanwhile. All raise StoreUnavailable, after which any
+    part of what was to be written may be stored. Has a connection of its own, until it is left.
     position: how far the source was in the records of the last `records`, None where nothing of it was. It is read
     with them in one step: records that are gone, because the store was flushed, are not taken for users never seen.
     """
@@ -174,6 +170,16 @@ class Update:
         self._first: list[tuple[bytes | str, ...]] = [("SCRIPT", "LOAD", _REPLACE)]
         self._beside = hold_key, position_key
         self.position: int | None = None
+
+    def __enter__(self) -> Update:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._exchange.close()
 
     def ask(self, keys: Sequence[bytes]) -> None:
         """Ask for the records at the keys."""

@@ -73,4 +73,4 @@ def test_the_fold_drops_repeats_evicts_the_oldest_and_begins_anew_after_an_erasu
         (2, 3),
     )
     erased = folded(((2, offset, event) for offset, event in enumerate([*events, erasure])), 2)
-    assert erased["ana"] == Expected([], 0, (2, 4))
+    assert erased["ana"] == Expected([], 0, (2, 4), third.time_ms)

@@ -1,0 +1,150 @@
+"""One batch of one partition on its way into the store, the store's own work overlapping with ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from consumers.arrivals import Arrivals
+from consumers.fold import Counts, fold_batch
+from consumers.stored import Stored
+from led.encoder import I64
+from store.releases import Release
+from store.user_record import damaged
+from store.user_state import NOTHING, Update, UserStates
+from stream.decoding import EventColumns
+from stream.stages import Stages
+
+logger = logging.getLogger(__name__)
+USERS_AT_ONCE = 1500
+
+
+class Target(NamedTuple):
+    """Where a batch goes. source: its partition of its log. release: to encode under, None while there is none."""
+
+    states: UserStates
+    source: int
+    release: Release | None
+    max_events: int
+
+
+class Overtaken(Exception):
+    """The position of the source is not where this batch begins: another process wrote, or the store is another."""
+
+    def __init__(self, position: int | None) -> None:
+        self.position = position
+        super().__init__(f"the store is at {position}")
+
+
+class Work:
+    """Fold a batch into user records, and the partition's position after it. at: the position it goes on from.
+
+    `begin` sends all there is to send, `finish` sees it through. Both raise StoreUnavailable, after which `finish`
+    begins again, and Overtaken, after which nothing is left to do.
+    counts: what became of the events; damaged: records set aside; refused: writes that another process preceded.
+    """
+
+    def __init__(self, batch: EventColumns, target: Target, at: int | None, stages: Stages) -> None:
+        self.batch, self._target, self._at, self._stages = batch, target, at, stages
+        with stages("group"):
+            self._arrivals = Arrivals.of(batch)
+            self._keys = target.states.keys(self._arrivals.users)
+        self._folded: dict[int, Counts] = {}
+        self._update: Update | None = None
+        self._overtaken: list[I64] = []
+        self._last = np.empty(0, np.int64)
+        self.damaged = 0
+        self.refused = 0
+
+    @property
+    def counts(self) -> Counts:
+        total = Counts()
+        for counts in self._folded.values():
+            total.add(counts)
+        return total
+
+    def begin(self) -> None:
+        """Send all that is to be stored; the answers to the last part are not waited for."""
+        self.drop()
+        self._update = self._target.states.update(self._target.source)
+        self._last = self._store(self._update, self._arrivals, self._keys)
+
+    def finish(self) -> None:
+        """Wait until all is stored, and move the position."""
+        if self._update is None:
+            self.begin()
+        assert self._update is not None
+        try:
+            with self._stages("write"):
+                self._overtaken.append(self._last[self._update.refused()])
+        finally:
+            overtaken = self._overtaken
+            self.drop()  # should this or the next step fail, all begins again
+        self._catch_up(np.concatenate(overtaken))
+        states, source = self._target.states, self._target.source
+        with self._stages("advance"):
+            if not states.advance(source, self._at, self.batch.next_offset):
+                raise Overtaken(states.position(source))
+
+    def drop(self) -> None:
+        """Let go of the connection, which may be in the middle of something."""
+        if self._update is not None:
+            self._update.close()
+        self._update, self._overtaken = None, []
+
+    def _catch_up(self, overtaken: I64) -> None:
+        """Fold again for those whose record was written by another process between our reading and our writing."""
+        while len(overtaken):
+            self.refused += len(overtaken)
+            arrivals, keys = self._arrivals.only(overtaken), [self._keys[user] for user in overtaken.tolist()]
+            with self._target.states.update(self._target.source) as update:
+                last = self._store(update, arrivals, keys)
+                refused = np.concatenate([*self._overtaken, last[update.refused()]])
+            self._overtaken = []
+            overtaken = overtaken[refused]
+
+    def _store(self, update: Update, arrivals: Arrivals, keys: list[bytes]) -> I64:
+        """Fold the events and send the records, a part of the users at a time; returns the users of the last part.
+
+        While one part is folded, the store looks up the next and writes the one before.
+        """
+        parts = [slice(start, start + USERS_AT_ONCE) for start in range(0, len(keys), USERS_AT_ONCE)]
+        written = np.empty(0, np.int64)
+        update.ask(keys[parts[0]])
+        for number, part in enumerate(parts):
+            if number + 1 < len(parts):
+                update.ask(keys[parts[number + 1]])
+            with self._stages("read"):
+                old = self._records(update, arrivals.users[part])
+            with self._stages("fold"):
+                changed, new, counts = fold_batch(
+                    arrivals.part(part),
+                    Stored.of(old),
+                    self._target.source,
+                    self._target.release,
+                    self._target.max_events,
+                )
+            # What a first try stored, a later one takes for replays: the first one's counts are the batch's.
+            self._folded.setdefault(part.start, counts)
+            with self._stages("write"):
+                places = changed.tolist()
+                update.replace([keys[part.start + place] for place in places], [old[place] for place in places], new)
+                if number:
+                    self._overtaken.append(written[update.refused()])
+            written = changed + part.start
+        return written
+
+    def _records(self, update: Update, users: Sequence[str]) -> list[bytes]:
+        """The next records asked for. A damaged one is set aside and the user begins anew with this batch."""
+        records = update.records()
+        if update.position != self._at:
+            raise Overtaken(update.position)
+        for place in damaged(records):
+            logger.error("user %s: damaged record set aside", users[place])
+            self._target.states.set_aside(users[place])
+            self.damaged += 1
+            records[place] = NOTHING
+        return records
