@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -11,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from stream.kafka_base import COMMIT_TIMEOUT_MS, meaning
 from stream.kafka_reader import OutOfPlace, Place
-from stream.log import Batch
+from stream.log import Batch, LogUnavailable
 
 _OUT_OF_PLACE = {KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION}
 # They pass by themselves: the client is on its way to another broker, or joins its group again.
@@ -35,6 +36,8 @@ class ConfluentGroupClient:
         self._trusted: dict[int, int] = {}  # the leader's, under whom the position was found good
         self._has_moved = False
         self._is_joining = True
+        self._commits = ThreadPoolExecutor(1, "commits")
+        self._committing: Future[list[TopicPartition]] | None = None
         consumer.subscribe([name], on_assign=self._take, on_revoke=self._stop, on_lost=self._lose)
 
     def poll(self, max_records: int, timeout_s: float) -> list[Batch]:
@@ -58,9 +61,17 @@ class ConfluentGroupClient:
         return self._is_joining
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
+        # The client waits for a coordinator as long as it takes, and knows no timeout here; a thread of ours does.
+        if self._committing is not None and not self._committing.done():
+            raise LogUnavailable("an earlier commit is still under way")
         offsets = self._places(next_offsets)
         with ours(self._topic):
-            for answer in self._consumer.commit(offsets=offsets, asynchronous=False):
+            self._committing = self._commits.submit(self._consumer.commit, offsets=offsets, asynchronous=False)
+            try:
+                answers = self._committing.result(timeout=COMMIT_TIMEOUT_MS / 1000)
+            except TimeoutError:
+                raise LogUnavailable("the commit is not acknowledged yet") from None
+            for answer in answers:
                 if answer.error:
                     raise KafkaException(answer.error)
 
@@ -92,6 +103,7 @@ class ConfluentGroupClient:
     def close(self) -> None:
         with ours(self._topic):
             self._consumer.close()
+        self._commits.shutdown(wait=False)
         self._lose(self._consumer, [])
 
     def _take(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -9,7 +9,8 @@ import logging
 import threading
 import time
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -45,6 +46,7 @@ from stream.kafka_base import (
 from stream.log import Entry, LogUnavailable, Position, Record, UnknownTopic, partition_of
 
 logger = logging.getLogger("confluent_kafka")  # the client's own words, as kafka-python's are under "kafka"
+K = TypeVar("K")
 R = TypeVar("R")
 SERVE_S = 0.1
 _SOON = {"request_timeout": CONNECT_TIMEOUT_MS / 1000}
@@ -74,9 +76,9 @@ class ConfluentLog(KafkaBase):
     def create_topic(self, topic: str, partitions: int) -> None:
         name = self._name(topic)
         wanted = NewTopic(name, partitions, self._replication, config=TOPIC_SETTINGS)
-        with ours(topic):
+        with self._administration(topic) as admin:
             try:
-                self._administration().create_topics([wanted], request_timeout=REQUEST_TIMEOUT_MS / 1000)[name].result()
+                admin.create_topics([wanted], request_timeout=REQUEST_TIMEOUT_MS / 1000)[name].result()
             except KafkaException as error:
                 if code_of(error) != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
@@ -99,19 +101,19 @@ class ConfluentLog(KafkaBase):
 
     def committed(self, topic: str, group: str) -> dict[int, int]:
         where = [TopicPartition(self._name(topic), number) for number in range(self.partitions(topic))]
-        group = self._name(group)
-
-        def ask() -> Any:
-            wanted = [ConsumerGroupTopicPartitions(group, where)]
-            return self._administration().list_consumer_group_offsets(wanted, **_SOON)[group].result()
-
-        with ours(topic):
-            found = _patiently(ask, lambda error: code_of(error) in COORDINATOR_CODES, COMMIT_TIMEOUT_MS)
-        return {at.partition: at.offset for at in sorted(found.topic_partitions) if at.offset >= 0}
+        wanted = [ConsumerGroupTopicPartitions(self._name(group), where)]
+        with self._administration(topic) as admin:
+            found: Any = _patiently(
+                lambda: _results(admin.list_consumer_group_offsets(wanted, **_SOON)),
+                lambda error: code_of(error) in COORDINATOR_CODES,
+                COMMIT_TIMEOUT_MS,
+            )
+        (of_group,) = found.values()
+        return {at.partition: at.offset for at in sorted(of_group.topic_partitions) if at.offset >= 0}
 
     def ping(self) -> None:
-        with ours("ping"):
-            self._administration().describe_cluster(**_SOON).result()
+        with self._administration("ping") as admin:
+            admin.describe_cluster(**_SOON).result()
 
     def close(self) -> None:
         with self._making, self._reading:
@@ -123,8 +125,8 @@ class ConfluentLog(KafkaBase):
 
     def _described(self, topic: str) -> Described:
         name = self._name(topic)
-        with ours(topic):
-            found = self._administration().describe_topics(TopicCollection([name]), **_SOON)[name].result()
+        with self._administration(topic) as admin:
+            found = admin.describe_topics(TopicCollection([name]), **_SOON)[name].result()
         return Described(len(found.partitions), UUID(bytes=urlsafe_b64decode(f"{found.topic_id}==")))
 
     def _offsets(self, topic: str, partitions: Collection[int], *, oldest: bool) -> dict[int, int]:
@@ -135,20 +137,17 @@ class ConfluentLog(KafkaBase):
             TopicPartition(self._name(topic), number): which.earliest() if oldest else which.latest()
             for number in partitions
         }
+        with self._administration(topic) as admin:
 
-        def ask() -> dict[int, int]:
-            asked = self._administration().list_offsets(where, **_SOON)
-            return {at.partition: answer.result().offset for at, answer in sorted(asked.items())}
+            def is_outdated(error: Exception) -> bool:
+                if code_of(error) not in LEADER_CODES:
+                    return False
+                # By itself this client asks its old leader for ever.
+                admin.list_topics(self._name(topic), timeout=CONNECT_TIMEOUT_MS / 1000)
+                return True
 
-        def is_outdated(error: Exception) -> bool:
-            if code_of(error) not in LEADER_CODES:
-                return False
-            # By itself this client asks its old leader for ever.
-            self._administration().list_topics(self._name(topic), timeout=CONNECT_TIMEOUT_MS / 1000)
-            return True
-
-        with ours(topic):
-            return _patiently(ask, is_outdated, READ_TIMEOUT_MS)
+            asked = _patiently(lambda: _results(admin.list_offsets(where, **_SOON)), is_outdated, READ_TIMEOUT_MS)
+        return {at.partition: found.offset for at, found in sorted(asked.items())}
 
     def _fetched(self, topic: str, partition: int, offset: int, wanted: int) -> list[Record]:
         name, end, found = self._name(topic), offset + wanted, list[Record]()
@@ -168,12 +167,21 @@ class ConfluentLog(KafkaBase):
             self._read_next = (name, partition, found[-1].offset + 1)
         return [record for record in found if record.offset < end]
 
-    def _administration(self) -> AdminClient:
+    @contextmanager
+    def _administration(self, topic: str) -> Iterator[AdminClient]:
+        """The admin client; after a failure another one, because it goes on asking a controller that is gone."""
         with self._making:
             if self._admin is None:
                 self._knock()
                 self._admin = AdminClient(self._connection)
-            return self._admin
+            admin = self._admin
+        try:
+            with ours(topic):
+                yield admin
+        except LogUnavailable:
+            with self._making:
+                self._admin = None if self._admin is admin else self._admin
+            raise
 
     def _sending(self) -> Sender:
         with self._making:
@@ -276,6 +284,10 @@ class Sender:
     def _hear(self) -> None:
         while not self._is_closing:
             self._producer.poll(SERVE_S)
+
+
+def _results(asked: Mapping[K, Any]) -> dict[K, Any]:
+    return {at: answer.result() for at, answer in asked.items()}
 
 
 def _patiently(ask: Callable[[], R], is_passing: Callable[[Exception], bool], timeout_ms: float) -> R:

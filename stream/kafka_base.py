@@ -21,8 +21,10 @@ CONNECT_TIMEOUT_MS = 2_000
 COMMIT_TIMEOUT_MS = 3_000
 READ_TIMEOUT_MS = 5_000
 FETCH_WAIT_MS = 250
-# A reader that dies in silence is noticed after ten seconds, one that joins or leaves within a second.
-SESSION_TIMEOUT_MS, HEARTBEAT_MS = 10_000, 1_000
+# A reader that dies in silence is noticed after so long, one that joins or leaves within a second. Longer than a
+# fail-over (9.75 s): a reader whose coordinator is away for its whole session gives up its share, and the next
+# coordinator, which does not know, waits for the one that it was for another session.
+SESSION_TIMEOUT_MS, HEARTBEAT_MS = 15_000, 1_000
 BATCH_BYTES = 128 * 1024
 # Kafka counts a record's age from the event's own time: with its default of seven days it deletes a replayed past
 # within minutes, read or not. How much to keep is for the administrator to say, best by retention.bytes.

@@ -141,12 +141,23 @@ class KafkaLog(KafkaBase):
 
     @contextmanager
     def _administration(self, topic: str) -> Iterator[Any]:
-        """The admin client, to one thread at a time: with five questions under way it refuses the sixth."""
-        with self._asking, _ours(topic):
+        """The admin client, to one thread at a time: with five questions under way it refuses the sixth.
+
+        After a failure it is another one, lest it go on asking where nobody answers.
+        """
+        with self._asking:
             if self._admin is None:
                 self._knock()
-                self._admin = KafkaAdminClient(**self._connection | {"request_timeout_ms": CONNECT_TIMEOUT_MS})
-            yield self._admin
+                with _ours(topic):
+                    self._admin = KafkaAdminClient(**self._connection | {"request_timeout_ms": CONNECT_TIMEOUT_MS})
+            try:
+                with _ours(topic):
+                    yield self._admin
+            except LogUnavailable:
+                with suppress(kafka_errors.KafkaError):
+                    self._admin.close()
+                self._admin = None
+                raise
 
     def _producing(self) -> Any:
         with self._sending:

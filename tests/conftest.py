@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from store.connection import Client, connect
 from store.embedded import EmbeddedStore
-from tests.servers import KafkaServer, RedisServer, ServerMissing, has_container_engine
+from tests.servers import KafkaCluster, KafkaServer, RedisServer, ServerMissing, has_container_engine
 
 # A busy machine is no failure: examples may take as long as they need.
 settings.register_profile("patient", deadline=None)
@@ -74,6 +74,18 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServ
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="module")
+def kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """Three brokers that tests may kill, if they start them again."""
+    try:
+        cluster = KafkaCluster(tmp_path_factory.mktemp("kafka-cluster"))
+    except ServerMissing as error:
+        missing(str(error))
+    cluster.start()
+    yield cluster
+    cluster.stop()
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,11 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -24,8 +27,8 @@ START_TIMEOUT_S = 60.0
 
 _SERVER_PROPERTIES = """
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
@@ -34,16 +37,16 @@ inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={copies}
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
 transaction.state.log.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
 share.coordinator.state.topic.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={in_sync}
 group.initial.rebalance.delay.ms=0
-broker.session.timeout.ms=2000
-broker.heartbeat.interval.ms=500
 num.network.threads=1
 num.io.threads=2
 log.segment.bytes=67108864
@@ -63,21 +66,40 @@ class ServerMissing(Exception):
 
 
 class KafkaServer:
-    """One broker on loopback. It can be killed and started again on the same data and the same port."""
+    """One broker on loopback. It can be killed and started again on the same data and the same port.
 
-    def __init__(self, folder: Path) -> None:
+    node, controllers: its number, and the controllers' ports by number where it is one of several.
+    """
+
+    def __init__(self, folder: Path, *, node: int = 1, controllers: Mapping[int, int] | None = None) -> None:
         self._folder, self._libs = folder, kafka_libs()
         self._process: subprocess.Popen[bytes] | None = None
-        port, controller_port = free_ports(2)
-        self.bootstrap = f"127.0.0.1:{port}"
+        (port,) = free_ports(1)
+        controllers = controllers or {node: free_ports(1)[0]}
+        self.node, self.bootstrap = node, f"127.0.0.1:{port}"
         folder.mkdir(parents=True, exist_ok=True)
-        properties = _SERVER_PROPERTIES.format(port=port, controller_port=controller_port, data=folder / "data")
+        properties = _SERVER_PROPERTIES.format(
+            port=port,
+            controller_port=controllers[node],
+            node=node,
+            voters=",".join(f"{number}@127.0.0.1:{at}" for number, at in controllers.items()),
+            copies=len(controllers),
+            in_sync=len(controllers) // 2 + 1,
+            data=folder / "data",
+        )
+        if len(controllers) == 1:  # nobody else could lead, so it may as well be missed soon
+            properties += "broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\n"
         (folder / "server.properties").write_text(properties)
         (folder / "log4j2.xml").write_text(_LOG4J)
         atexit.register(self.kill)
 
     def start(self) -> None:
         """Returns when the broker answers. Raises RuntimeError with the last lines of its log if it does not."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """The process, which takes a while until it answers."""
         properties = str(self._folder / "server.properties")
         with (self._folder / "broker.log").open("ab") as out:
             if not (self._folder / "data").exists():
@@ -86,6 +108,10 @@ class KafkaServer:
             # A group of its own: Ctrl-C reaches the tests first, which then stop it.
             command = self._java("kafka.Kafka", properties)
             self._process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+
+    def wait(self) -> None:
+        """As `start`, for a broker that was launched."""
+        assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -135,6 +161,79 @@ class KafkaServer:
         memory = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"]
         logging = f"-Dlog4j2.configurationFile=file:{self._folder / 'log4j2.xml'}"
         return ["java", *memory, logging, "-cp", f"{self._libs}/*", *command]
+
+
+class KafkaCluster:
+    """Three brokers, each a controller too: replication 3, two of them in sync, the brokers' own timeouts."""
+
+    def __init__(self, folder: Path) -> None:
+        controllers = dict(zip((1, 2, 3), free_ports(3), strict=True))
+        self._servers = {
+            node: KafkaServer(folder / str(node), node=node, controllers=controllers) for node in controllers
+        }
+
+    @property
+    def brokers(self) -> list[str]:
+        """host:port of each, running or not."""
+        return [server.bootstrap for server in self._servers.values()]
+
+    def start(self) -> None:
+        """Returns when all three answer and every replica is in sync."""
+        for server in self._servers.values():
+            server.launch()
+        for server in self._servers.values():
+            server.wait()
+        self.wait_until_whole()
+
+    def stop(self) -> None:
+        """The end, without ceremony."""
+        for server in self._servers.values():
+            server.kill()
+
+    def kill(self, node: int) -> None:
+        """SIGKILL for one of them."""
+        self._servers[node].kill()
+
+    def restart(self, node: int) -> None:
+        """Returns when the broker answers and every replica is in sync."""
+        self._servers[node].start()
+        self.wait_until_whole()
+
+    def leader(self, topic: str, partition: int) -> int:
+        """Node that leads the partition; topic: its name on the brokers."""
+        with self._administration() as admin:
+            (found,) = admin.describe_topics([topic])
+        return next(int(one["leader_id"]) for one in found["partitions"] if one["partition_index"] == partition)
+
+    def controller(self) -> int:
+        """Node of the active controller."""
+        with self._administration() as admin:
+            quorum = admin.describe_metadata_quorum()
+        return int(quorum["topics"][0]["partitions"][0]["leader_id"])
+
+    def wait_until_whole(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._is_whole():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not every replica is in sync after {START_TIMEOUT_S:g} s")
+            time.sleep(0.2)
+
+    def _is_whole(self) -> bool:
+        try:
+            with self._administration() as admin:
+                partitions = [one for topic in admin.describe_topics() for one in topic["partitions"]]
+                brokers = admin.describe_cluster()["brokers"]
+        except KafkaError:
+            return False
+        return len(brokers) == 3 and all(len(one["isr_nodes"]) == len(one["replica_nodes"]) for one in partitions)
+
+    @contextmanager
+    def _administration(self) -> Iterator[Any]:
+        client: Any = KafkaAdminClient(bootstrap_servers=self.brokers, bootstrap_timeout_ms=10_000)
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 class RedisServer(EmbeddedStore):
