@@ -44,7 +44,10 @@ class TimelineConsumer:
         self.refused = 0
 
     def assigned(self, partition: int) -> int | None:
-        self._at[partition] = self._states.position(source_of(self._log, partition))
+        source = source_of(self._log, partition)
+        if self._states.position(source) is None:
+            self._states.advance(source, None, 0)  # from now on a missing position means a store that was flushed
+        self._at[partition] = self._states.position(source)
         return self._at[partition] or 0
 
     def revoked(self, partition: int) -> None:
@@ -76,6 +79,8 @@ class TimelineConsumer:
             self._finish()
         except StoreUnavailable:  # a connection that broke; whether the store is away shows on another
             self._finish()
+        except Elsewhere as error:
+            logger.warning("%s, by whoever comes next", error)
         return dict(self._stored)
 
     def _finish(self) -> None:
@@ -86,20 +91,21 @@ class TimelineConsumer:
         self._work = None
         self._at[work.batch.partition] = self._stored[work.batch.partition] = work.batch.next_offset
         self.counts.add(work.counts)
-        self.damaged += work.damaged
-        self.refused += work.refused
 
     def _attempt(self, step: Callable[[], None]) -> None:
         assert self._work is not None
-        partition = self._work.batch.partition
+        work, partition = self._work, self._work.batch.partition
         try:
             step()
         except Overtaken as error:
-            self._work.drop()
+            work.drop()
             self._work = None
             before, self._at[partition] = self._at[partition], error.position
             why = f"partition {partition}: this process was at {before}, {error}: reading on from there"
             raise Elsewhere({partition: error.position or 0}, why) from error
+        finally:
+            self.damaged, self.refused = self.damaged + work.damaged, self.refused + work.refused
+            work.damaged = work.refused = 0
 
     def _look_after_the_store(self) -> None:
         """Notice a store that was flushed or restored even where no events come to show it."""

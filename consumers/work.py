@@ -70,7 +70,11 @@ class Work:
         """Send all that is to be stored; the answers to the last part are not waited for."""
         self.drop()
         self._update = self._target.states.update(self._target.source)
-        self._last = self._store(self._update, self._arrivals, self._keys)
+        try:
+            self._last = self._store(self._update, self._arrivals, self._keys)
+        except BaseException:
+            self.drop()
+            raise
 
     def finish(self) -> None:
         """Wait until all is stored, and move the position."""

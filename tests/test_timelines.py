@@ -112,7 +112,7 @@ def test_a_crash_before_the_position_moved_costs_a_second_look_and_nothing_else(
     stop = threading.Event()
 
     def die_when_the_records_are_written(command: Command) -> None:
-        if command.writes(b":position:"):
+        if command.writes(b":position:") and states.read(["ana"]) != [None]:
             stop.set()
             raise Cut
 
@@ -340,6 +340,7 @@ def test_a_store_flushed_in_the_middle_of_a_batch_loses_no_event_of_those_not_re
 
     with StoreProxy(redis_address, flush_after_some_reads) as proxy, connect(proxy.address) as client:
         consume(log, consumer(log, UserStates(client, namespace, lengths)))
+    consume(log, consumer(log, states))  # it may have stopped before it could begin anew
     assert [user for user in users if seen(states, user) != ["hat", "belt"]] == []
 
 
@@ -398,10 +399,12 @@ def test_a_batch_that_another_process_has_done_meanwhile_is_left_to_it(log: Trou
     one, other = consumer(log, states), consumer(log, states)
     for handler in (one, other):
         handler.assigned(0)
-    one.handle([stretch(log, 0, 0, 2)])
-    with pytest.raises(Elsewhere, match="this process was at None, the store is at 2") as raised:
+    assert one.handle([stretch(log, 0, 0, 2)]) == {}
+    assert one.handle([]) == {0: 2}
+    with pytest.raises(Elsewhere, match="this process was at 0, the store is at 2") as raised:
         other.handle([stretch(log, 0, 0, 3)])
     assert raised.value.next_offsets == {0: 2}
     other.handle([stretch(log, 0, 2, 4)])
+    assert other.drain() == {0: 4}
     assert seen(states, "ana") == [f"item-{n}" for n in range(4)]
     assert (one.counts.applied, other.counts.applied, other.counts.replayed) == (2, 2, 0)
