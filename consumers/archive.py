@@ -64,6 +64,10 @@ class ArchiveConsumer:
             self._flush(partition)
         return self._stored
 
+    def tallies(self) -> Mapping[str, int]:
+        """What was written so far, by name."""
+        return {"archived": self.archived, "files": self.files}
+
     def _gather(self, batch: EventColumns) -> None:
         partition = batch.partition
         for offset, appended_ms, event in batch.rows():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 from consumers.fold import Counts
 from consumers.work import Overtaken, Target, Work
@@ -82,6 +83,10 @@ class TimelineConsumer:
         except Elsewhere as error:
             logger.warning("%s, by whoever comes next", error)
         return dict(self._stored)
+
+    def tallies(self) -> Mapping[str, int]:
+        """What became of events and records so far, by name."""
+        return asdict(self.counts) | {"damaged": self.damaged, "overtaken": self.refused}
 
     def _finish(self) -> None:
         work = self._work

@@ -8,16 +8,18 @@ import time
 
 from consumers import archive, timelines
 from ledstream import parts
-from ledstream.process import ConsumerMetrics, stop_on_signals
+from ledstream.process import ConsumerMetrics, collect_rarely, stop_on_signals
 from ledstream.pulse import Pulse
 from ledstream.settings import Settings
 from store.heartbeats import Heartbeats
 from stream.current import CurrentRelease
 from stream.log import Log
 from stream.loop import Handler, Loop, Progress
+from stream.stages import Stages
 from stream.topics import EVENTS
 
 logger = logging.getLogger(__name__)
+RECORDS_AT_ONCE = 10_000  # a fifth of a second's work; when less is there, less is taken
 
 
 def run_timelines(settings: Settings) -> None:
@@ -29,7 +31,8 @@ def run_timelines(settings: Settings) -> None:
     current = CurrentRelease(log, lambda version: releases.load(version, with_index=False))
     current.start()
     handler = timelines.TimelineConsumer(states, current.get, log.identity(EVENTS), max_events=settings.timeline_events)
-    _consume(settings, log, timelines.GROUP, handler, stop)
+    metrics = ConsumerMetrics(settings, timelines.GROUP, handler.tallies, handler.stages)
+    _consume(settings, log, metrics, handler, stop)
     current.stop()
     _finish(log, f"{handler.counts}, {handler.damaged} damaged, {handler.refused} refused")
 
@@ -41,12 +44,13 @@ def run_archive(settings: Settings) -> None:
     handler = archive.ArchiveConsumer(
         parts.archive(settings, log), time.monotonic, flush_every_s=settings.archive_flush_s
     )
-    _consume(settings, log, archive.GROUP, handler, stop)
+    metrics = ConsumerMetrics(settings, archive.GROUP, handler.tallies, Stages())
+    _consume(settings, log, metrics, handler, stop)
     _finish(log, f"{handler.archived} events in {handler.files} files")
 
 
-def _consume(settings: Settings, log: Log, group: str, handler: Handler, stop: threading.Event) -> None:
-    metrics = ConsumerMetrics(settings, group)
+def _consume(settings: Settings, log: Log, metrics: ConsumerMetrics, handler: Handler, stop: threading.Event) -> None:
+    group = metrics.group
     client = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S)  # no turn waits long to say it lives
     with client, Pulse(Heartbeats(client, settings.namespace), group) as pulse:
 
@@ -54,7 +58,9 @@ def _consume(settings: Settings, log: Log, group: str, handler: Handler, stop: t
             metrics.show(progress)
             pulse.show(progress)
 
-        Loop(log, EVENTS, group, handler, decoder=parts.decoder(settings), on_tick=tick).run(stop)
+        decoder = parts.decoder(settings)
+        collect_rarely()
+        Loop(log, EVENTS, group, handler, decoder=decoder, max_records=RECORDS_AT_ONCE, on_tick=tick).run(stop)
 
 
 def _finish(log: Log, what: str) -> None:
