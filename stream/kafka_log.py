@@ -213,8 +213,14 @@ class KafkaGroupClient:
     def poll(self, max_records: int, timeout_s: float) -> list[Batch]:
         with self._in_place():
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
-        self._epochs.update((where.partition, records[-1].leader_epoch) for where, records in polled.items())
-        return [_batch(where.partition, records) for where, records in polled.items()]
+            try:
+                found = {where: records for where, records in polled.items() if self._is_next(where, records[0])}
+            except kafka_errors.KafkaError:
+                for where, records in polled.items():
+                    self._consumer.seek(where, records[0].offset)
+                raise
+        self._epochs.update((where.partition, records[-1].leader_epoch) for where, records in found.items())
+        return [_batch(where.partition, records) for where, records in found.items()]
 
     def is_joining(self) -> bool:
         return bool(self._consumer._coordinator.need_rejoin())  # the client tells nobody else
@@ -257,6 +263,21 @@ class KafkaGroupClient:
     def close(self) -> None:
         with _ours(self._topic):
             self._consumer.close(autocommit=False, timeout_ms=CONNECT_TIMEOUT_MS)
+
+    def _is_next(self, where: TopicPartition, first: Any) -> bool:
+        """Whether to hand these out. Of a committed offset the client forgets the leader's epoch.
+
+        Where that leader was another one the position is sought again with it: now the client asks the brokers whether
+        the log still leads there.
+        """
+        if where.partition in self._epochs:
+            return True
+        known = self._consumer.committed(where, metadata=True, timeout_ms=COMMIT_TIMEOUT_MS)
+        if known is None or known.offset != first.offset or not 0 <= known.leader_epoch < first.leader_epoch:
+            return True
+        self._epochs[where.partition] = known.leader_epoch
+        self._consumer._subscription.seek(where, known)
+        return False
 
     def _at(self, partition: int) -> TopicPartition:
         return TopicPartition(self._name, partition)
