@@ -214,7 +214,7 @@ def test_a_zombie_s_write_changes_nothing(
             consume(log, awake, group="awake")
 
     log.send(viewed("ana", "hat", 1), viewed("ana", "belt", 2))
-    with StoreProxy(redis_address, sleep_over_the_write) as proxy, connect(proxy.address) as client:
+    with StoreProxy(redis_address, sleep_over_the_write) as proxy, connect(proxy.address, timeout_s=30) as client:
         zombie = consumer(log, UserStates(client, namespace, lengths), release)
         progress = consume(log, zombie, group="zombie")
     assert (zombie.refused, zombie.counts.applied, progress.rewinds) == (1, 0, 1)
