@@ -57,6 +57,21 @@ class Model:
         return reference(mine, MAX_EVENTS)[user]
 
 
+def happenings() -> st.SearchStrategy[list[Event]]:
+    users, times = st.sampled_from(sorted(USERS)), st.integers(0, 10**9)
+    seen = st.builds(
+        Event,
+        users,
+        st.sampled_from([*CATALOGUE, "unknown"]),
+        st.sampled_from(sorted(KINDS)),
+        times,
+        st.sampled_from([None, None, None, "a", "b"]),
+        st.none(),
+        st.none(),
+    )
+    return st.lists(st.one_of(*[seen] * 12, st.builds(erasure, users, times)), max_size=15)
+
+
 class Surroundings(NamedTuple):
     """What a run needs. client: of the store itself. proxied: of the proxy before it."""
 
@@ -95,6 +110,7 @@ class Consuming(RuleBasedStateMachine):
         self.around.proxy.before = self.before
 
     def teardown(self) -> None:
+        self.all_is_read_and_everything_is_as_it_should_be(max_records=4, is_new=True, events=[])
         put_back(self.around.client, self.namespace, EMPTY)
 
     def process(self, client: Client) -> TimelineConsumer:
@@ -112,31 +128,6 @@ class Consuming(RuleBasedStateMachine):
             trouble(command)
 
     # What happens to the world.
-
-    @rule(
-        user=st.sampled_from(sorted(USERS)),
-        seen=st.lists(
-            st.tuples(
-                st.sampled_from([*CATALOGUE, "unknown"]),
-                st.sampled_from(sorted(KINDS)),
-                st.integers(0, 10**9),
-                st.sampled_from([None, None, "a", "b"]),
-            ),
-            min_size=1,
-            max_size=4,
-        ),
-    )
-    def something_is_seen(self, user: str, seen: list[tuple[str, str, int, str | None]]) -> None:
-        for one in seen:
-            self.happens(Event(user, *one))
-
-    @rule(user=st.sampled_from(sorted(USERS)), time_ms=st.integers(0, 10**9))
-    def a_user_is_erased(self, user: str, time_ms: int) -> None:
-        self.happens(erasure(user, time_ms))
-
-    def happens(self, event: Event) -> None:
-        self.log.send(event)
-        self.model.append(event)
 
     @rule(user=st.sampled_from(sorted(USERS)))
     def a_user_expires(self, user: str) -> None:
@@ -184,6 +175,7 @@ class Consuming(RuleBasedStateMachine):
     # What processes do.
 
     @rule(
+        events=happenings(),
         trouble=st.sampled_from(["crash", "half", "cut", "overtaken", "put back", "crash before commit"]),
         after=st.integers(0, 8),
         max_records=st.integers(1, 9),
@@ -191,8 +183,9 @@ class Consuming(RuleBasedStateMachine):
         data=st.data(),
     )
     def a_process_meets_trouble(
-        self, trouble: str, after: int, max_records: int, *, is_new: bool, data: st.DataObject
+        self, *, events: list[Event], trouble: str, after: int, max_records: int, is_new: bool, data: st.DataObject
     ) -> None:
+        self.happen(events)
         copy = data.draw(st.integers(0, len(self.copies) - 1))
         if trouble == "put back" and self.copies[copy][1] != self.model.since:
             trouble = "crash"  # an expiry in between two commands of a batch would have both outcomes
@@ -224,11 +217,19 @@ class Consuming(RuleBasedStateMachine):
     def overtake(self, _: Command) -> None:
         consume(self.log, self.process(self.around.client), group="another")
 
-    @rule(max_records=st.integers(1, 9), is_new=st.booleans())
-    def all_is_read_and_everything_is_as_it_should_be(self, max_records: int, *, is_new: bool) -> None:
+    @rule(events=happenings(), max_records=st.integers(1, 9), is_new=st.booleans())
+    def all_is_read_and_everything_is_as_it_should_be(
+        self, *, events: list[Event], max_records: int, is_new: bool
+    ) -> None:
+        self.happen(events)
         self.run_process(max_records, is_new=is_new)
         for user in USERS:
             self.check(user, self.model.timeline(user))
+
+    def happen(self, events: list[Event]) -> None:
+        for event in events:
+            self.log.send(event)
+            self.model.append(event)
 
     def run_process(self, max_records: int, *, is_new: bool) -> None:
         self.stop = threading.Event()
