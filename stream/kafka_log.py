@@ -32,6 +32,9 @@ from stream.kafka_base import (
 from stream.kafka_reader import OutOfPlace, Place
 from stream.log import Batch, Entry, LogUnavailable, Position, Record, partition_of
 
+# Four times the client's own: while a large batch is handed out, the next is here. All partitions together: 50 MB.
+FETCH_BYTES = 4 << 20
+
 
 class KafkaLog(KafkaBase):
     """See `stream.log.Log` and `KafkaBase`."""
@@ -198,6 +201,7 @@ class KafkaLog(KafkaBase):
             **settings,
             enable_auto_commit=False,
             fetch_max_wait_ms=FETCH_WAIT_MS,
+            max_partition_fetch_bytes=FETCH_BYTES,
             allow_auto_create_topics=False,
             metrics_enabled=False,
         )
