@@ -15,7 +15,7 @@ from store.releases import U64, Model, Release
 from store.user_record import TIMELINE, Applied, Timeline, UserRecord, encode_record, source_of
 from store.user_state import NOTHING, UserStates, encode_timelines
 from stream.events import Event, item_key, kind_code
-from tests.servers import KafkaServer
+from tests.servers import KafkaServer, free_ports
 
 
 def model(items: int, dim: int, seed: int) -> Model:
@@ -57,20 +57,26 @@ def item_id(row: int) -> str:
 
 
 @contextmanager
-def servers(*, kafka: bool) -> Iterator[tuple[str, str, Path]]:
-    """A fresh Valkey and, if asked for, Kafka: their addresses (log, store), and a folder; all gone afterwards."""
+def servers(*, kafka: bool, tcp: bool = False) -> Iterator[tuple[str, str, Path]]:
+    """A fresh Valkey and, if asked for, Kafka: their addresses (log, store), and a folder; all gone afterwards.
+
+    tcp: Valkey is spoken to over TCP, as one on another machine would be.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="ledstream-bench-")))
         # Not in the data folder of a system on top: `ledstream up` ends a store that it finds there as an orphan.
-        store = stack.enter_context(EmbeddedStore(folder / "servers"))
-        log = store.address
+        (port,) = free_ports(1)
+        extra = ("--port", str(port), "--bind", "127.0.0.1") if tcp else ()
+        address = stack.enter_context(EmbeddedStore(folder / "servers", extra=extra)).address
+        address = f"redis://127.0.0.1:{port}/0" if tcp else address
+        log = address
         if kafka:
             broker = KafkaServer(folder / "kafka")
             broker.start()
             stack.callback(broker.stop)
             log = f"kafka://{broker.bootstrap}"
         (folder / "data").mkdir()
-        yield log, store.address, folder / "data"
+        yield log, address, folder / "data"
 
 
 def histories(users: int, items: int, longest: int, seed: int) -> Iterator[I64]:
