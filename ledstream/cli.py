@@ -130,6 +130,12 @@ def _releases(settings: Settings, arguments: argparse.Namespace) -> int:
     return releases_command.run(settings, arguments.action, arguments.version)
 
 
+def _rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
+    from ledstream import rebuild_command
+
+    return rebuild_command.run(settings, arguments.source)
+
+
 def _deadletters(settings: Settings, arguments: argparse.Namespace) -> int:
     from ledstream import deadletters_command
 
@@ -199,6 +205,11 @@ def _deadletters_arguments(parser: Parser) -> None:
     deadletters_command.add_arguments(parser)
 
 
+def _rebuild_arguments(parser: Parser) -> None:
+    told = "which events; default: the archive where it reaches further back, the log otherwise"
+    parser.add_argument("--from", dest="source", choices=("archive", "log"), help=told)
+
+
 def _doctor_arguments(parser: Parser) -> None:
     parts = ("packages", "store", "log", "server", "consumer")
     parser.add_argument("--only", choices=parts, help="one part; consumer: the one on LEDSTREAM_METRICS_PORT")
@@ -242,6 +253,13 @@ COMMANDS = (
         _releases,
         (*WHERE, "kinds"),
         _releases_arguments,
+    ),
+    Command(
+        "rebuild",
+        "make all user records anew, from the archive or the log",
+        _rebuild,
+        (*WHERE, "kinds", "timeline_events", "idle_after_s"),
+        _rebuild_arguments,
     ),
     Command(
         "deadletters",

@@ -53,7 +53,7 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
     started = time.monotonic()
     with progress_bars() as progress:
         progress("reading the archive", 0, 1)
-        newest = _not_archived(parts.archive(settings, log), log)
+        newest = not_archived(parts.archive(settings, log), log)
         events = read_archive(settings.archive_dir, since_day=f"{since:%Y-%m-%d}", beyond=newest)
         progress("reading the archive", 1, 1)
         model = train(events, train_settings(settings), progress)
@@ -69,7 +69,7 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
     return version
 
 
-def _not_archived(archive: Archive, log: Log) -> Iterator[ArchiveRow]:
+def not_archived(archive: Archive, log: Log) -> Iterator[ArchiveRow]:
     """What the log holds beyond the files: the newest events, and the newest erasures."""
     for partition, start in log.start_offsets(EVENTS).items():
         offset = max(archive.next_offset(partition) or 0, start)

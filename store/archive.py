@@ -13,12 +13,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -74,8 +75,32 @@ class Archive:
 
     def next_offset(self, partition: int) -> int | None:
         """Where the partition's files end, None if it has none."""
-        files = sorted(self._folder.glob(f"day=*/{self._log}-p{partition:04d}-*.parquet"), key=lambda path: path.name)
+        files = self._files(partition)
         return _next_offset(files[-1]) if files else None
+
+    def _files(self, partition: int) -> list[Path]:
+        return sorted(self._folder.glob(f"day=*/{self._log}-p{partition:04d}-*.parquet"), key=lambda path: path.name)
+
+    def partitions(self) -> list[int]:
+        """Partitions that have files."""
+        return sorted({_partition_of(path) for path in self._folder.glob(f"day=*/{self._log}-p*.parquet")})
+
+    def first_offset(self, partition: int) -> int | None:
+        """Where the partition's files begin, None if it has none."""
+        files = self._files(partition)
+        return int(files[0].stem[-20:]) if files else None
+
+    def count(self) -> int:
+        """Events in the files."""
+        return sum(pq.read_metadata(path).num_rows for path in self._folder.glob(f"day=*/{self._log}-p*.parquet"))
+
+    def read(self, partition: int, at_once: int) -> Iterator[list[ArchiveRow]]:
+        """The partition's rows in the order of the log."""
+        for path in self._files(partition):
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(at_once, columns=SCHEMA.names):
+                    columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
+                    yield [ArchiveRow(*row) for row in zip(*columns, strict=True)]
 
     def write(self, rows: Sequence[ArchiveRow], first_offset: int, next_offset: int) -> Path:
         """One file of rows (at least one), covering offsets first_offset <= … < next_offset of their partition.
@@ -104,6 +129,28 @@ class Archive:
         return day / name
 
 
+def archived_logs(folder: Path) -> list[int]:
+    """Identities of the logs that have files, by the time of their oldest event: a log may have been made anew."""
+    oldest: dict[int, Path] = {}
+    for path in sorted(folder.glob("day=*/*.parquet")):
+        if not path.name.startswith("."):
+            oldest.setdefault(int(path.name[:16], 16), path)
+    return sorted(oldest, key=lambda log: _oldest_ms(oldest[log]))
+
+
+def active_users(folder: Path, since_ms: int) -> set[str]:
+    """Users with an event appended to any log at that time or later."""
+    first_day = f"day={day_of(since_ms)}"
+    files = [path for path in folder.glob("day=*/*.parquet") if path.parent.name >= first_day]
+    users: set[str] = set()
+    for path in files:
+        if not path.name.startswith("."):
+            table = pq.read_table(path, columns=["user_id", "appended_ms"])
+            recent = table.filter(pc.field("appended_ms") >= since_ms)["user_id"]
+            users.update(map(str, recent.unique().to_pylist()))
+    return users
+
+
 def read_archive(folder: Path, *, since_day: str | None = None, beyond: Iterable[ArchiveRow] = ()) -> pa.Table:
     """All archived events of all logs, filed on since_day ("2026-11-21") or later, in no particular order.
 
@@ -128,6 +175,14 @@ def context_text(context: object) -> str | None:
 
 def _as_table(rows: Sequence[ArchiveRow]) -> pa.Table:
     return pa.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
+
+
+def _partition_of(path: Path) -> int:
+    return int(path.name[18:22])
+
+
+def _oldest_ms(path: Path) -> int:
+    return int(pc.min(pq.read_table(path, columns=["appended_ms"])["appended_ms"]).as_py())
 
 
 def _next_offset(path: Path) -> int:

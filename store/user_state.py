@@ -8,7 +8,7 @@ where reading goes on. A store that was flushed, or restored from an older copy,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,13 @@ redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
 
+# KEYS: hold. ARGV: the holder, seconds (0: let go).
+_KEEP_HOLDING = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
 _SET_ASIDE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('RENAME', KEYS[1], KEYS[2])
@@ -70,8 +77,10 @@ class UserStates:
     ) -> None:
         self._client, self._namespace, self._tags_of = client, namespace, tags_of
         self._idle_after_s = idle_after_s
+        self._holder: str | None = None
         self._advance = client.register_script(_ADVANCE)
         self._set_aside = client.register_script(_SET_ASIDE)
+        self._keep_holding = client.register_script(_KEEP_HOLDING)
 
     def keys(self, user_ids: Sequence[str]) -> list[bytes]:
         """Where the users' records are."""
@@ -97,7 +106,7 @@ class UserStates:
     def update(self, source: int) -> Update:
         """For the reads and writes of one batch of events of this source. Raises StoreUnavailable."""
         exchange = Exchange(self._client)
-        return Update(exchange, self._hold_key, self._position_key(source), self._idle_after_s)
+        return Update(exchange, (self._hold_key, self._position_key(source)), self._holder, self._idle_after_s)
 
     def read_bytes(self, keys: Sequence[bytes], source: int) -> tuple[list[bytes], int | None]:
         """As `Update.ask` and `Update.records`, and the source's position."""
@@ -121,8 +130,7 @@ class UserStates:
         """`position` of each; one round trip. Raises StoreUnavailable, also while the records are being rebuilt."""
         with unavailable_is_ours():
             answer: Any = self._client.mget([self._hold_key, *map(self._position_key, sources)])
-        if answer[0] is not None:
-            raise StoreUnavailable(f"the user records are being rebuilt by {answer[0].decode()}")
+        check_hold(answer[0], self._holder)
         return [None if position is None else int(position) for position in answer[1:]]
 
     def advance(self, source: int, old: int | None, new: int) -> bool:
@@ -140,6 +148,45 @@ class UserStates:
                 return
             aside = key.replace(b":u:", b":damaged:", 1)
             self._set_aside(keys=[key, aside], args=[data, DAMAGED_KEPT_S])
+
+    def hold(self, holder: str, for_s: int) -> None:
+        """Make all others wait who read or write records of events, for so long or until `hold_on` or `let_go`.
+
+        Requests are answered from what is there meanwhile. Raises StoreUnavailable, also where another holds them.
+        """
+        with unavailable_is_ours():
+            if not self._client.set(self._hold_key, holder, nx=True, ex=for_s):
+                held: Any = self._client.get(self._hold_key)
+                check_hold(held or b"another", None)
+        self._holder = holder
+
+    def hold_on(self, for_s: int) -> None:
+        """Hold for so long from now on. Raises StoreUnavailable, also where the hold lapsed and others went on."""
+        with unavailable_is_ours():
+            kept: Any = self._keep_holding(keys=[self._hold_key], args=[self._holder or "", for_s])
+        if not kept:
+            check_hold(None, self._holder)
+
+    def let_go(self) -> None:
+        """Let the others go on. Harmless where nothing is held. Raises StoreUnavailable."""
+        with unavailable_is_ours():
+            self._keep_holding(keys=[self._hold_key], args=[self._holder or "", 0])
+        self._holder = None
+
+    def forget_all(self) -> Iterator[int]:
+        """Delete the positions of all sources, then the records of all users; yields how many records, by and by.
+
+        In this order, so that whoever goes on in the middle of it begins anew. Raises StoreUnavailable.
+        """
+        with unavailable_is_ours():
+            for what in ("position", "u"):
+                cursor = -1
+                while cursor:
+                    found: Any = self._client.scan(max(cursor, 0), match=f"{self._namespace}:{what}:*", count=1000)
+                    cursor, keys = found
+                    if keys:
+                        self._client.unlink(*keys)
+                    yield len(keys) if what == "u" else 0
 
     def count(self) -> int:
         """Keys in the database: users, and the few others of this namespace. O(1)."""
@@ -165,10 +212,12 @@ class Update:
     with them in one step: records that are gone, because the store was flushed, are not taken for users never seen.
     """
 
-    def __init__(self, exchange: Exchange, hold_key: bytes, position_key: bytes, idle_after_s: int) -> None:
-        self._exchange, self._idle_after_s = exchange, idle_after_s
+    def __init__(
+        self, exchange: Exchange, hold_and_position: tuple[bytes, bytes], holder: str | None, idle_after_s: int
+    ) -> None:
+        self._exchange, self._holder, self._idle_after_s = exchange, holder, idle_after_s
         self._first: list[tuple[bytes | str, ...]] = [("SCRIPT", "LOAD", _REPLACE)]
-        self._beside = hold_key, position_key
+        self._beside = hold_and_position
         self.position: int | None = None
 
     def __enter__(self) -> Update:
@@ -196,8 +245,7 @@ class Update:
         """
         answers = [answer for answer in self._exchange.receive() if isinstance(answer, list)]  # not that to the script
         for held, *_ in answers:
-            if held is not None:
-                raise StoreUnavailable(f"the user records are being rebuilt by {held.decode()}")
+            check_hold(held, self._holder)
         positions = {position for _, position, *_ in answers}
         if len(positions) > 1:
             raise StoreUnavailable(f"the store was at {positions} while its records were read")
@@ -218,6 +266,14 @@ class Update:
         """Places of the new records that were not stored, because others are there by now."""
         answers = self._exchange.receive()
         return [USERS_PER_CALL * call + place - 1 for call, places in enumerate(answers) for place in places]
+
+
+def check_hold(found: bytes | None, holder: str | None) -> None:
+    """Raises StoreUnavailable where another than the holder (None: nobody) holds the records, or where it lapsed."""
+    if found is not None and found.decode() != holder:
+        raise StoreUnavailable(f"the user records are being rebuilt by {found.decode()}")
+    if found is None and holder is not None:
+        raise StoreUnavailable(f"the hold of {holder} on the user records lapsed, and others went on: begin again")
 
 
 def is_damaged(data: bytes) -> bool:
