@@ -33,23 +33,29 @@ class Entry(NamedTuple):
 
 @dataclass
 class Expected:
-    """A user's timeline, oldest first, how many events took effect, and where the last one was in the log."""
+    """A user's timeline, oldest first, how many events took effect, and where the last one was in the log.
+
+    repeated: sends that were dropped because they had come before.
+    """
 
     timeline: list[Entry] = field(default_factory=list)
     applied: int = 0
     position: tuple[int, int] = (-1, -1)
     newest_ms: int = 0
+    repeated: int = field(default=0, compare=False)
 
 
 @dataclass
 class Comparison:
     """How many users were compared, how many events their records count, and what was not as expected.
 
-    differing: the first few, in words.
+    missing, surplus: events that records count too few or too many. differing: the first few, in words.
     """
 
     events: int = 0
     users: int = 0
+    missing: int = 0
+    surplus: int = 0
     timelines_differing: int = 0
     vectors_differing: int = 0
     without_vector: int = 0
@@ -86,6 +92,7 @@ def folded(events: Iterator[tuple[int, int, Event]], max_events: int) -> dict[st
         if new.event and any(
             (e.item, e.event, e.kind) == (new.item, new.event, new.kind) for e in user.timeline[-REMEMBERED:]
         ):
+            user.repeated += 1
             continue
         user.timeline = [*user.timeline, new][-max_events:]
         user.applied += 1
@@ -118,8 +125,11 @@ def compare(
         some = users[first : first + USERS_AT_ONCE]
         good: list[UserRecord] = []
         for user, record in zip(some, states.read(some), strict=True):
+            applied = record.applied if isinstance(record, UserRecord) else 0
             found.users += 1
-            found.events += record.applied if isinstance(record, UserRecord) else 0
+            found.events += applied
+            found.missing += max(expected[user].applied - applied, 0)
+            found.surplus += max(applied - expected[user].applied, 0)
             if isinstance(record, UserRecord) and _is_equal(expected[user], record, log_identity):
                 good.append(record)
             else:
