@@ -80,7 +80,11 @@ class KafkaBase(Log, ABC):
     def partitions(self, topic: str) -> int:
         known, asked_at = self._partitions.get(topic, (0, float("-inf")))
         if time.monotonic() > asked_at + self._metadata_max_age_s:
-            known = self._described(topic).partitions
+            try:
+                known = self._described(topic).partitions
+            except LogUnavailable:
+                if not known:  # what was known holds until the brokers say otherwise: partitions are never taken away
+                    raise
             self._partitions[topic] = known, time.monotonic()
         return known
 

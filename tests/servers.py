@@ -151,9 +151,12 @@ class KafkaServer:
             process.wait()
 
     def _answers(self) -> bool:
+        host, _, port = self.bootstrap.rpartition(":")
         try:
+            # Where nobody listens, each client that is tried leaves a thread and its sockets behind.
+            socket.create_connection((host, int(port)), timeout=1.0).close()
             KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=1_000).close()
-        except KafkaError:
+        except (KafkaError, OSError):
             return False
         return True
 
