@@ -27,10 +27,11 @@ from store.user_record import (
     POSITION,
     U16,
     Heads,
+    all_sealed,
+    as_bytes,
     gap_codes,
     gaps_of,
     in_steps,
-    sealed,
     steps_from,
 )
 
@@ -94,19 +95,10 @@ def fold_batch(
     heads, entries = step.heads(source), step.entries()
     steps = step.sums(release, heads, entries)
     ids, earlier = step.ids(heads), stored.earlier_positions(source)
-    heads["earlier"] = [len(one) // POSITION.itemsize for one in earlier]
-    head_bytes, step_bytes, size, width = heads.tobytes(), steps.tobytes(), HEAD.itemsize, 2 * steps.shape[1]
+    heads["earlier"] = np.fromiter(map(len, earlier), np.int64, len(stored)) // POSITION.itemsize
     changed = np.flatnonzero(fresh.touched)
-    records = [
-        sealed(
-            head_bytes[size * user : size * (user + 1)]
-            + step_bytes[width * user : width * (user + 1)]
-            + ids[user]
-            + earlier[user]
-            + entries[user]
-        )
-        for user in changed.tolist()
-    ]
+    fixed = np.concatenate([as_bytes(heads[changed]), as_bytes(steps[changed])], axis=1)
+    records = all_sealed(fixed, [(ids[user], earlier[user], entries[user]) for user in changed.tolist()])
     return changed, records, fresh.counts
 
 

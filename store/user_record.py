@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -183,6 +184,19 @@ def sealed(data: bytes) -> bytes:
     """The record with its magic and checksum filled in; what stands in their place does not matter."""
     checked = data[CHECKED_FROM:]
     return MAGIC + crc32c(checked).to_bytes(4, "little") + checked
+
+
+def all_sealed(fixed: npt.NDArray[np.uint8], parts: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """Records of several users, sealed. fixed (users, bytes): heads and sums; parts: by user, what follows these."""
+    data, size = fixed[:, CHECKED_FROM:].tobytes(), fixed.shape[1] - CHECKED_FROM
+    checked = [b"".join((data[size * place : size * (place + 1)], *part)) for place, part in enumerate(parts)]
+    return [MAGIC + crc32c(one).to_bytes(4, "little") + one for one in checked]
+
+
+def as_bytes(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The rows (n, …) of an array as (n, bytes of one)."""
+    size = rows.itemsize * (rows.size // len(rows)) if len(rows) else 0
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), size)
 
 
 def in_steps(totals: F32) -> tuple[npt.NDArray[np.int16], F32]:
