@@ -98,7 +98,7 @@ def virtual_partitions(user_ids: Sequence[str]) -> Sequence[int]:
     return tags
 
 
-@lru_cache(maxsize=1 << 17)
+@lru_cache(maxsize=1 << 14)
 def _virtual_partition(user_id: str) -> int:
     return partition_of(user_id.encode(), VIRTUAL_PARTITIONS)
 
