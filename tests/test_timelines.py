@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from consumers.timelines import TimelineConsumer
 from store.connection import Client, StoreUnavailable, connect
 from store.embedded import EmbeddedStore
 from store.releases import Release
-from store.user_record import DamagedRecord, UserRecord
-from store.user_state import USERS_PER_CALL, UserStates, encode_timelines
-from stream.decoding import Decoder, EventColumns
-from stream.events import Event, erasure, item_key
-from stream.log import Batch, partition_of
-from stream.loop import Elsewhere, Progress
+from store.user_record import DamagedRecord
+from store.user_state import USERS_PER_CALL, UserStates
+from stream.events import erasure
+from stream.loop import Elsewhere
 from stream.topics import EVENTS
 from tests.records import items, lengths, model, published
 from tests.store_proxy import Command, Cut, StoreProxy
+from tests.timeline_world import (
+    consumer,
+    encoded_afresh,
+    forget_positions,
+    record_of,
+    seen,
+    stretch,
+    viewed,
+)
 from tests.troubled_log import Crash, TroubledLog, consume
 
 
@@ -44,51 +48,6 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
 @pytest.fixture(scope="module")
 def other_release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     return published(tmp_path_factory.mktemp("releases"), model(items(20)[::-1], seed=7, dim=6))
-
-
-def consumer(log: TroubledLog, states: UserStates, release: Release | None = None) -> TimelineConsumer:
-    return TimelineConsumer(states, lambda: release, log.identity(EVENTS), max_events=5)
-
-
-def viewed(user: str, item: str, at: int) -> Event:
-    return Event(user, item, "view", at)
-
-
-def record_of(states: UserStates, user: str) -> UserRecord:
-    (found,) = states.read([user])
-    assert isinstance(found, UserRecord), found
-    return found
-
-
-def seen(states: UserStates, user: str) -> list[str]:
-    """Items in the user's timeline, oldest first."""
-    names = {item_key(name): name for name in [*items(40), "hat", "belt", "shoe"]}
-    return [names[key] for key in record_of(states, user).timeline["item"].tolist()]
-
-
-def encoded_afresh(states: UserStates, users: Sequence[str], release: Release) -> None:
-    for user in users:
-        record = record_of(states, user)
-        fresh = encode_timelines([record.timeline], release)
-        assert record.release == release.key
-        largest = np.abs(fresh.totals).max()
-        np.testing.assert_allclose(record.total, fresh.totals[0], atol=1e-3 * largest)  # steps of a sum, a few of them
-        assert record.weight == pytest.approx(fresh.weights[0])
-
-
-def forget_positions(client: Client, namespace: str) -> None:
-    """Nobody has read anything: what is read again meets the records alone."""
-    client.delete(*client.scan_iter(f"{namespace}:position:*"))
-
-
-def forget_all(client: Client, namespace: str) -> None:
-    """As FLUSHALL does, on a server that others use too."""
-    client.delete(*client.scan_iter(f"{namespace}:*"))
-
-
-def stretch(log: TroubledLog, partition: int, start: int, stop: int) -> EventColumns:
-    """Records of a partition as a reader would hand them out."""
-    return Decoder().decode(Batch.of(partition, log.read(EVENTS, partition, start, stop - start)))[0]
 
 
 def test_a_crash_before_the_commit_costs_a_second_read_and_nothing_else(log: TroubledLog, states: UserStates) -> None:
@@ -292,87 +251,6 @@ def test_a_commit_moved_by_an_operator_changes_nothing_of_what_is_applied(
     assert seen(states, "ana") == [f"item-{n}" for n in range(1, 6)]
     assert (later.counts.applied, later.counts.replayed) == (2, 0)
     assert log.committed(EVENTS, "g")[0] == 6
-
-
-def test_a_store_flushed_under_a_running_consumer_is_filled_again_from_the_log(
-    log: TroubledLog, states: UserStates, redis_client: Client, namespace: str
-) -> None:
-    """Users of the other partition, where no events come to show it, included."""
-    log.send(viewed("ana", "hat", 1), viewed("kim", "hat", 1))
-    assert {partition_of(user.encode(), 2) for user in ("ana", "kim")} == {0, 1}
-    handler = consumer(log, states)
-    flushed = threading.Event()
-
-    def flush_once(progress: Progress) -> bool:
-        if sum(progress.lag.values()) or progress.consumed < 2:
-            return False
-        if flushed.is_set():
-            return states.read(["kim"]) != [None] and progress.consumed > 3
-        flushed.set()
-        forget_all(redis_client, namespace)
-        log.send(viewed("ana", "belt", 2))
-        return False
-
-    progress = consume(log, handler, until=flush_once)
-    assert seen(states, "ana") == ["hat", "belt"]
-    assert seen(states, "kim") == ["hat"]
-    assert progress.rewinds == 2
-    assert log.committed(EVENTS, "g") == {0: 2, 1: 1}
-
-
-@pytest.mark.parametrize("after_reads", [1, 2, 3, 4])
-def test_a_store_flushed_in_the_middle_of_a_batch_loses_no_event_of_those_not_read_yet(
-    redis_client: Client, redis_address: str, namespace: str, after_reads: int
-) -> None:
-    """Some users were looked up, and when it comes to the others, all of them are gone."""
-    log, states = TroubledLog(), UserStates(redis_client, namespace, lengths)
-    users = [f"user-{n}" for n in range(4 * USERS_PER_CALL)]
-    log.send(*[viewed(user, "hat", 1) for user in users])
-    consume(log, consumer(log, states))
-    log.send(*[viewed(user, "belt", 2) for user in users])
-    reads: list[Command] = []
-
-    def flush_after_some_reads(command: Command) -> None:
-        if command.reads(b":u:") or command.writes(b":u:"):
-            if len(reads) == after_reads:
-                forget_all(redis_client, namespace)
-            reads.append(command)
-
-    with StoreProxy(redis_address, flush_after_some_reads) as proxy, connect(proxy.address) as client:
-        consume(log, consumer(log, UserStates(client, namespace, lengths)))
-    consume(log, consumer(log, states))  # it may have stopped before it could begin anew
-    assert [user for user in users if seen(states, user) != ["hat", "belt"]] == []
-
-
-def test_a_store_restored_from_an_older_copy_catches_up_by_itself(tmp_path: Path, log: TroubledLog) -> None:
-    with EmbeddedStore(tmp_path / "data") as server, connect(server.address) as client:
-        states = UserStates(client, "ns", lengths)
-        handler = consumer(log, states)
-        log.send(*[viewed("ana", f"item-{n}", n) for n in range(3)], viewed("kim", "hat", 1))
-        consume(log, handler)
-        server.stop()
-        shutil.copytree(tmp_path / "data", tmp_path / "copy")
-        server.start()
-        log.send(viewed("ana", "item-3", 3), viewed("kim", "belt", 2), viewed("bob", "hat", 3))
-        consume(log, handler)
-        assert seen(states, "kim") == ["hat", "belt"]
-        restored = threading.Event()
-
-        def restore_once(progress: Progress) -> bool:
-            if not restored.is_set():
-                restored.set()
-                server.stop()
-                shutil.rmtree(tmp_path / "data")
-                shutil.copytree(tmp_path / "copy", tmp_path / "data")
-                server.start()
-                log.send(viewed("ana", "item-4", 4))
-                return False
-            return sum(progress.lag.values()) == 0 and states.read(["bob"]) != [None] and len(seen(states, "kim")) == 2
-
-        consume(log, handler, until=restore_once)
-        assert seen(states, "ana") == [f"item-{n}" for n in range(5)]
-        assert seen(states, "kim") == ["hat", "belt"]
-        assert seen(states, "bob") == ["hat"]
 
 
 def test_partitions_added_to_the_log_move_users_and_a_replay_of_their_old_ones_doubles_nothing(
