@@ -9,7 +9,6 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -262,8 +261,12 @@ class Consuming(RuleBasedStateMachine):
         self.stop = threading.Event()
         if is_new:
             self.handler = self.process(self.around.proxied)
-        with suppress(Crash, StoreUnavailable):
+        try:
             consume(self.log, self.handler, max_records=max_records, stop=self.stop)
+        except (Crash, StoreUnavailable):  # it is dead, and with it its connections
+            self.handler = self.process(self.around.proxied)
+            self.around.proxied.connection_pool.disconnect()
+            self.around.proxied.connection_pool.reset()
         self.trouble, self.log.troubles.crash_before_commit = None, 0
 
     def check(self, user: str, timeline: list[Event]) -> None:
@@ -291,5 +294,5 @@ def test_whatever_happens_in_whatever_order_each_user_is_what_the_log_says(surro
     class Here(Consuming):
         around = surroundings
 
-    examples = int(os.environ.get("LEDSTREAM_TEST_EXAMPLES", "20"))
+    examples = int(os.environ.get("LEDSTREAM_TEST_EXAMPLES", "60"))
     run_state_machine_as_test(Here, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None))
