@@ -253,10 +253,11 @@ def test_a_killed_broker_makes_the_log_unavailable_and_everything_goes_on_when_i
 def test_entries_a_killed_broker_did_not_take_are_unavailable_and_can_be_sent_again(
     kafka_server: KafkaServer, make_log: MakeLog
 ) -> None:
-    log = make_log(kafka_server.bootstrap, delivery_timeout_s=3.0)
+    log = make_log(kafka_server.bootstrap, delivery_timeout_s=3.0, metadata_max_age_s=1.0)
     log.create_topic("events", 1)
     log.append("events", [Entry(b"ana", b"before", 1)])
     kafka_server.kill()
+    time.sleep(1.0)  # it is time to ask how many partitions there are, and nobody answers
     lost = log.append("events", [Entry(b"ana", b"lost", 2), Entry(b"ana", b"lost too", 3)])
     assert [type(result) for result in lost] == [LogUnavailable, LogUnavailable]
     kafka_server.start()
