@@ -90,17 +90,17 @@ def border(settings: Settings) -> Border:
     return Border(frozenset(settings.kinds), settings.max_event_ahead_s, settings.max_event_age_s)
 
 
-def virtual_partitions(user_ids: Sequence[str]) -> Sequence[int]:
+def virtual_partitions(user_ids: Sequence[bytes]) -> Sequence[int]:
     """The users' hash tags: of one Kafka partition's users there are only so many, so a batch meets few slots."""
     if len(user_ids) < FEW:
         return [_virtual_partition(user) for user in user_ids]
-    tags: list[int] = partitions_of([user.encode() for user in user_ids], VIRTUAL_PARTITIONS).tolist()
+    tags: list[int] = partitions_of(user_ids, VIRTUAL_PARTITIONS).tolist()
     return tags
 
 
-@lru_cache(maxsize=1 << 14)
-def _virtual_partition(user_id: str) -> int:
-    return partition_of(user_id.encode(), VIRTUAL_PARTITIONS)
+@lru_cache(maxsize=1 << 15)
+def _virtual_partition(user_id: bytes) -> int:
+    return partition_of(user_id, VIRTUAL_PARTITIONS)
 
 
 def _check_embedded_runs(settings: Settings) -> None:

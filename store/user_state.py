@@ -64,18 +64,19 @@ return 1
 class UserStates:
     """User records in Redis. Keys are `{namespace}:u:{virtual partition}:user`, the braces being Redis's hash tag.
 
-    tags_of: virtual partitions of user ids, so that one Kafka partition's users share few cluster slots.
+    tags_of: virtual partitions of user ids (their UTF-8), so that one Kafka partition's users share few cluster slots.
     """
 
     def __init__(
         self,
         client: Client,
         namespace: str,
-        tags_of: Callable[[Sequence[str]], Sequence[int]],
+        tags_of: Callable[[Sequence[bytes]], Sequence[int]],
         *,
         idle_after_s: int = 30 * 86400,
     ) -> None:
         self._client, self._namespace, self._tags_of = client, namespace, tags_of
+        self._starts = [f"{namespace}:u:{{{tag}}}:".encode() for tag in range(VIRTUAL_PARTITIONS)]
         self._idle_after_s = idle_after_s
         self._holder: str | None = None
         self._advance = client.register_script(_ADVANCE)
@@ -84,8 +85,8 @@ class UserStates:
 
     def keys(self, user_ids: Sequence[str]) -> list[bytes]:
         """Where the users' records are."""
-        start = f"{self._namespace}:u:{{"
-        return [f"{start}{tag}}}:{user}".encode() for tag, user in zip(self._tags_of(user_ids), user_ids, strict=True)]
+        users = list(map(str.encode, user_ids))
+        return [self._starts[tag] + user for tag, user in zip(self._tags_of(users), users, strict=True)]
 
     def key(self, user_id: str) -> bytes:
         """Where the user's record is."""

@@ -86,7 +86,7 @@ def same(one: UserRecord, other: UserRecord) -> bool:
     )
 
 
-def lengths(users: Sequence[str]) -> list[int]:
+def lengths(users: Sequence[bytes]) -> list[int]:
     """Hash tags that a test can foresee."""
     return list(map(len, users))
 
