@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.memory import PROGRAMS, made_up_record, measured_bytes
 from bench.sizing import SERVERS, Shape, glibc, jemalloc, predicted_bytes, record_bytes
-from store.user_record import encode_record
+from store.user_record import ENTRY, HEAD, IDS_KEPT, encode_record
 from tests.conftest import missing
 
 SHAPES = [Shape(15_000), Shape(9_000, events=30, dim=100, idle=0.6, id_bytes=36)]
@@ -28,6 +29,11 @@ def test_memory_is_what_the_formula_says(name: str, shape: Shape) -> None:
 def test_a_record_is_as_long_as_the_formula_says(events: int) -> None:
     record = made_up_record(events, 64, np.random.default_rng(1))
     assert len(encode_record(record)) == record_bytes(Shape(1, events=events))
+
+
+def test_the_document_has_the_formula_of_the_record_as_it_is() -> None:
+    formula = f"record = {HEAD.itemsize} + 2·dim + 4·min(events, {IDS_KEPT}) + {ENTRY.itemsize}·events"
+    assert formula in (Path(__file__).parents[1] / "docs" / "sizing.md").read_text()
 
 
 def test_allocators_round_up_to_their_classes() -> None:
