@@ -65,8 +65,8 @@ class KafkaLog(KafkaBase):
 
     def append(self, topic: str, entries: Sequence[Entry]) -> list[Position | LogUnavailable]:
         self.partitions(topic)
-        name = self._name(topic)
-        sent: list[Any] = []
+        name, producer, sent = self._name(topic), None, list[Any]()
+        rest: list[Position | LogUnavailable] = []
         try:
             with _ours(topic):
                 producer = self._producing()
@@ -78,9 +78,13 @@ class KafkaLog(KafkaBase):
                         producer.send(name, entry.value, entry.key, partition=number, timestamp_ms=entry.time_ms)
                     )
         except LogUnavailable as error:
-            # Nobody tries the rest: each would wait as long as this one did.
-            return [*map(self._acknowledged, sent), *[error] * (len(entries) - len(sent))]
-        return [self._acknowledged(future) for future in sent]
+            rest = [error] * (len(entries) - len(sent))  # nobody tries these: each would wait as long as this one did
+        # The producer ends every wait by itself; should it not, a request's time more is enough for all of them.
+        deadline = time.monotonic() + (self._delivery_timeout_ms + REQUEST_TIMEOUT_MS) / 1000
+        results = [_acknowledged(future, deadline) for future in sent] + rest
+        if any(isinstance(result, LogUnavailable) for result in results):
+            self._give_up(producer)
+        return results
 
     def committed(self, topic: str, group: str) -> dict[int, int]:
         where = [TopicPartition(self._name(topic), number) for number in range(self.partitions(topic))]
@@ -100,13 +104,18 @@ class KafkaLog(KafkaBase):
                     client.close()
             self._producer = self._admin = self._consumer = None
 
-    def _acknowledged(self, future: Any) -> Position | LogUnavailable:
-        try:
-            # The producer ends every wait by itself; should it not, a request's time more is enough.
-            stored = future.get(timeout=(self._delivery_timeout_ms + REQUEST_TIMEOUT_MS) / 1000)
-        except kafka_errors.KafkaError as error:
-            return LogUnavailable(f"{type(error).__name__}: {error}")
-        return Position(stored.partition, stored.offset)
+    def _give_up(self, producer: Any) -> None:
+        """Have another producer made: kafka-python 3.0.12 may send nothing more after a batch that it gave up.
+
+        It forgets its producer id then, and asks for no other. What others wait for of this one fails at once.
+        """
+        with self._sending:
+            if producer is None or producer is not self._producer:
+                return
+            self._producer = None
+        producer._sender.force_close()  # `close` waits for all that was sent, without an end
+        with suppress(kafka_errors.KafkaError):
+            producer.close(timeout=CONNECT_TIMEOUT_MS / 1000)
 
     def _described(self, topic: str) -> Described:
         with self._administration(topic) as admin:
@@ -299,6 +308,14 @@ class KafkaGroupClient:
             except kafka_errors.LogTruncationError as error:
                 cut = {where: self._consumer.position(where, timeout_ms=0) for where in error.divergent_offsets}
                 raise OutOfPlace({where.partition: Place(at, is_cut=True) for where, at in cut.items()}) from error
+
+
+def _acknowledged(future: Any, deadline: float) -> Position | LogUnavailable:
+    try:
+        stored = future.get(timeout=max(0.0, deadline - time.monotonic()))
+    except kafka_errors.KafkaError as error:
+        return LogUnavailable(f"{type(error).__name__}: {error}")
+    return Position(stored.partition, stored.offset)
 
 
 @contextmanager
