@@ -57,13 +57,13 @@ def _is_expected(error: Exception) -> bool:
     from store.connection import StoreUnavailable
     from store.item_index import LowRecall
     from store.releases import BadRelease, UnknownRelease
-    from stream.log import LogUnavailable, UnknownTopic
+    from stream.log import LogUnavailable, LogWentBack, UnknownTopic
     from stream.replay import ReplayError
     from training.benchmarks import NoBenchmark
     from training.train import TooFewEvents
 
     kinds = (SettingsError, StoreUnavailable, LogUnavailable, UnknownTopic, BadRelease, UnknownRelease, LowRecall)
-    return isinstance(error, (*kinds, ReplayError, TooFewEvents, NoBenchmark))
+    return isinstance(error, (*kinds, LogWentBack, ReplayError, TooFewEvents, NoBenchmark))
 
 
 def _up(settings: Settings, _: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 from store.connection import StoreUnavailable
 from stream.dead_letters import DeadLetter, bury
 from stream.decoding import Decoder, EventColumns
-from stream.log import Batch, Log, LogUnavailable, Reader
+from stream.log import Batch, Log, LogUnavailable, LogWentBack, Reader
 from stream.stages import Stages
 
 logger = logging.getLogger(__name__)
@@ -133,6 +133,10 @@ class Loop:
         except LogUnavailable as error:
             self._wait(str(error), FIRST_WAIT_S, reader, stop)
             return
+        except LogWentBack:
+            if reader.assignment() == self._owned:
+                raise
+            batches = []  # of a partition that is new here, the handler may know better than the group where to read
         # From here on the batches are in hand: they are handled, or nothing past them is ever committed.
         batches = self._patiently(lambda: self._after_rebalance(reader, batches), reader, stop)
         with stages("decode"):
