@@ -37,6 +37,7 @@ class Traffic:
         self._serial = count()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
+        self._is_abandoned = False
         self._error: BaseException | None = None
         self.acknowledged: list[tuple[Position, bytes]] = []
         self.refused = 0
@@ -49,6 +50,13 @@ class Traffic:
         self._stop.set()
         self._thread.join()
         self.check()
+
+    def abandon(self) -> None:
+        """Let go of what is still to be sent. Returns when nothing is any more; harmless after `stop`."""
+        self._is_abandoned = True
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def check(self) -> None:
         """Raises what ended the thread, if anything did."""
@@ -63,7 +71,7 @@ class Traffic:
 
     def _send_until_stopped(self) -> None:
         started, made = time.monotonic(), 0
-        while not (is_over := self._stop.is_set()) or self._held:
+        while not (is_over := self._stop.is_set()) or (self._held and not self._is_abandoned):
             if not is_over:
                 due = int((time.monotonic() - started) * self._rate) - made
                 made += due

@@ -47,15 +47,15 @@ ITEMS, DIM = 2000, 16
 SHARES = {"consumer": 0.7, "log": 0.15, "store": 0.15}
 HALTED, REMOVED = 0.04, 0.08  # for each kill
 IN_SIGHT = 8  # of the strikes to come: the first of them whose victim is well is next
-RESTS_S = {"consumer": 2.0, "log": 3.0, "store": 2.0, "removed": 10.0}  # at most, at least a tenth of it
+RESTS_S = {"consumer": 2.0, "log": 3.0, "store": 2.0, "removed": 10.0, "halted": 5.0}  # a tenth of it at least
 FEWEST = 2  # consumers
-HALTED_S = {"kafka": 18.0, "redis": 13.0}  # past the session
+SESSION_S = {"kafka": 15.0, "redis": 10.0}  # a halt lasts longer
 ASKED_EVERY_S, TICK_S = 0.5, 0.05
 CAUGHT_UP_WITHIN_S = 180.0
 
 
 class Options(NamedTuple):
-    """What can be said on the command line."""
+    """What can be said on the command line. folder: where all that is written stays; by default nothing does."""
 
     kills: int = 200
     log: str = "kafka"
@@ -64,6 +64,7 @@ class Options(NamedTuple):
     rate: float = 400.0
     every_s: float = 2.5
     consumers: int = 3
+    folder: str = ""
 
 
 class Server(Protocol):
@@ -125,7 +126,7 @@ class Course:
         rest_s = RESTS_S[kind] * float(self._rng.uniform(0.1, 1))
         if kind == "halted":
             one = self._consumers[victim]
-            victim.strike(HALTED_S[self._options.log], one.halt, one.wake)
+            victim.strike(SESSION_S[self._options.log] + rest_s, one.halt, one.wake)
         elif kind == "removed":
             victim.strike(rest_s, self._consumers[victim].end)
         else:
@@ -153,6 +154,7 @@ class Trial:
         self._releases: dict[int, Release] = {}
         self._version: str | None = None
         self._traffic = Traffic(self._log, rate=options.rate, users=options.users, items=ITEMS, seed=options.seed)
+        stack.callback(self._traffic.abandon)
         consumers = [Consumer(self._settings, f"consumer-{number}") for number in range(options.consumers)]
         for one in consumers:
             stack.callback(one.kill)
@@ -266,9 +268,9 @@ class Trial:
 
 
 def run(options: Options) -> dict[str, object]:
-    """A whole trial, and its figures. Nothing of it is left."""
+    """A whole trial, and its figures."""
     with TemporaryDirectory(prefix="ledstream-faults-") as folder, ExitStack() as stack:
-        return Trial(options, Path(folder), stack).run()
+        return Trial(options, Path(options.folder or folder), stack).run()
 
 
 def is_good(figures: Mapping[str, object]) -> bool:
