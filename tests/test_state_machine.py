@@ -252,7 +252,7 @@ class Consuming(RuleBasedStateMachine):
     def overtake(self, _: Command) -> None:
         """Another process does a batch or two."""
         other = self.process(self.around.client)
-        consume(self.log, other, group="another", max_records=5, until=lambda _: True)
+        consume(self.log, other, group="another", max_records=12, until=lambda _: True)
 
     @rule(events=happenings(), max_records=st.integers(1, 9), is_new=st.booleans())
     def all_is_read_and_everything_is_as_it_should_be(
@@ -305,5 +305,5 @@ def test_whatever_happens_in_whatever_order_each_user_is_what_the_log_says(surro
     class Here(Consuming):
         around = surroundings
 
-    examples = int(os.environ.get("LEDSTREAM_TEST_EXAMPLES", "25"))
+    examples = int(os.environ.get("LEDSTREAM_TEST_EXAMPLES", "20"))
     run_state_machine_as_test(Here, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None))
