@@ -48,8 +48,7 @@ class Sample:
     at: float
     cpu_s: float
     consumed: float
-    applied: float
-    lag: float
+    batches: float
     stages: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -71,6 +70,7 @@ def main() -> None:
     events, seconds = last.consumed - first.consumed, last.at - first.at
     per_s, bare_per_s = events / seconds, chosen.events / bare_s
     _show_stages(first, last, events)
+    batch = events / (last.batches - first.batches)
     print(f"bare poll {bare_per_s:,.0f}/s, consumed {per_s:,.0f}/s, {users_before:,} users before and {users:,} after")
     closing(
         {
@@ -82,6 +82,7 @@ def main() -> None:
             "bare_poll_per_s": round(bare_per_s),
             "ratio_to_bare": round(per_s / bare_per_s, 3),
             "cpu_us_per_event": round((last.cpu_s - first.cpu_s) / events * 1e6, 2),
+            "events_per_batch": round(batch),
             "stages_us": {name: round(wall / events * 1e6, 2) for name, (wall, _) in _spent(first, last).items()},
             "stages_cpu_us": {name: round(cpu / events * 1e6, 2) for name, (_, cpu) in _spent(first, last).items()},
             "bytes_per_user": round((used - used_before) / users),
@@ -204,7 +205,7 @@ def _consumer(settings: Settings, port: int, core: set[int] | None) -> Iterator[
 
 
 def _sample(pids: list[int], ports: list[int]) -> Sample:
-    now = Sample(time.perf_counter(), sum(map(_cpu_seconds, pids)), 0, 0, 0)
+    now = Sample(time.perf_counter(), sum(map(_cpu_seconds, pids)), 0, 0)
     for port in ports:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
@@ -213,7 +214,7 @@ def _sample(pids: list[int], ports: list[int]) -> Sample:
             continue
         values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name[:1] != "#"}
         now.consumed += values.get('ledstream_consumer_consumed_total{group="timelines"}', 0)
-        now.applied += values.get('ledstream_consumer_applied_total{group="timelines"}', 0)
+        now.batches += values.get('ledstream_consumer_batches_total{group="timelines"}', 0)
         for stage in STAGES:
             wall, cpu = now.stages.get(stage, (0.0, 0.0))
             label = f'_total{{group="timelines",stage="{stage}"}}'
