@@ -15,7 +15,7 @@ from ledstream.process import log_to_stderr
 from ledstream.settings import PREFIX, Settings, SettingsError, read_settings
 
 Parser = argparse.ArgumentParser
-WHERE = ("log", "store", "data_dir", "namespace", "partitions", "replication")
+WHERE = ("log", "kafka_client", "store", "data_dir", "namespace", "partitions", "replication")
 SERVER = ("host", "port", "workers", "kinds", "timeline_events", "idle_after_s", "max_event_ahead_s", "max_event_age_s")
 CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
 TRAINING = (
