@@ -55,14 +55,18 @@ CAUGHT_UP_WITHIN_S = 180.0
 
 
 class Options(NamedTuple):
-    """What can be said on the command line. folder: where all that is written stays; by default nothing does."""
+    """What can be said on the command line.
+
+    every_s: mean time from one strike to the next, where somebody is well enough. folder: where all that is written
+    stays; by default nothing does.
+    """
 
     kills: int = 200
     log: str = "kafka"
     seed: int = 1
     users: int = 5000
     rate: float = 400.0
-    every_s: float = 2.5
+    every_s: float = 1.0
     consumers: int = 3
     folder: str = ""
 
