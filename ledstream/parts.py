@@ -98,7 +98,7 @@ def virtual_partitions(user_ids: Sequence[bytes]) -> Sequence[int]:
     return tags
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 12)  # for users who ask again and again; most in a consumer's small batches never come back
 def _virtual_partition(user_id: bytes) -> int:
     return partition_of(user_id, VIRTUAL_PARTITIONS)
 
