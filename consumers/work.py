@@ -84,14 +84,14 @@ class Work:
         try:
             with self._stages("write"):
                 self._overtaken.append(self._last[self._update.refused()])
+            overtaken, self._overtaken = np.concatenate(self._overtaken), []
+            self._catch_up(overtaken)
+            with self._stages("advance"):
+                has_moved = self._update.advance(self._at, self.batch.next_offset)
         finally:
-            overtaken = self._overtaken
-            self.drop()  # should this or the next step fail, all begins again
-        self._catch_up(np.concatenate(overtaken))
-        states, source = self._target.states, self._target.source
-        with self._stages("advance"):
-            if not states.advance(source, self._at, self.batch.next_offset):
-                raise Overtaken(states.position(source))
+            self.drop()  # should a step fail, all begins again
+        if not has_moved:
+            raise Overtaken(self._target.states.position(self._target.source))
 
     def drop(self) -> None:
         """Let go of the connection, which may be in the middle of something."""

@@ -53,6 +53,8 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 
+_ADVANCE_SHA = hashlib.sha1(_ADVANCE.encode()).hexdigest()
+
 _SET_ASIDE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('RENAME', KEYS[1], KEYS[2])
@@ -217,7 +219,7 @@ class Update:
         self, exchange: Exchange, hold_and_position: tuple[bytes, bytes], holder: str | None, idle_after_s: int
     ) -> None:
         self._exchange, self._holder, self._idle_after_s = exchange, holder, idle_after_s
-        self._first: list[tuple[bytes | str, ...]] = [("SCRIPT", "LOAD", _REPLACE)]
+        self._first: list[tuple[bytes | str, ...]] = [("SCRIPT", "LOAD", _REPLACE), ("SCRIPT", "LOAD", _ADVANCE)]
         self._beside = hold_and_position
         self.position: int | None = None
 
@@ -244,7 +246,9 @@ class Update:
         Raises StoreUnavailable also while the records are being rebuilt (`UserStates.hold`), and where the position
         moved between two calls.
         """
-        answers = [answer for answer in self._exchange.receive() if isinstance(answer, list)]  # not that to the script
+        answers = [
+            answer for answer in self._exchange.receive() if isinstance(answer, list)
+        ]  # not those to the scripts
         for held, *_ in answers:
             check_hold(held, self._holder)
         positions = {position for _, position, *_ in answers}
@@ -267,6 +271,15 @@ class Update:
         """Places of the new records that were not stored, because others are there by now."""
         answers = self._exchange.receive()
         return [USERS_PER_CALL * call + place - 1 for call, places in enumerate(answers) for place in places]
+
+    def advance(self, old: int | None, new: int) -> bool:
+        """As `UserStates.advance`, once something was asked and all else is answered.
+
+        Over the very connection of the records: where a store that lost some of them has come back meanwhile, it fails.
+        """
+        was: str | int = "" if old is None else old
+        self._exchange.send([(b"EVALSHA", _ADVANCE_SHA, 1, self._beside[1], was, new)])
+        return bool(self._exchange.receive()[0])
 
 
 def check_hold(found: bytes | None, holder: str | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from store.connection import Client, connect
+from store.connection import Client, StoreUnavailable, connect
 from store.embedded import EmbeddedStore
 from store.user_state import USERS_PER_CALL, UserStates
 from stream.log import partition_of
@@ -109,3 +109,26 @@ def test_a_store_restored_from_an_older_copy_catches_up_by_itself(tmp_path: Path
         assert seen(states, "ana") == [f"item-{n}" for n in range(5)]
         assert seen(states, "kim") == ["hat", "belt"]
         assert seen(states, "bob") == ["hat"]
+
+
+def test_a_store_that_came_back_between_the_records_and_the_position_takes_no_position(tmp_path: Path) -> None:
+    """It may have lost the records: its file is synced every second."""
+    with EmbeddedStore(tmp_path) as store, connect(store.address) as client:
+        states = UserStates(client, "led", lengths)
+        assert states.advance(1, None, 0)
+        with states.update(1) as update:
+            update.ask(states.keys(["ana"]))
+            assert (update.records(), update.position) == ([b""], 0)
+            update.replace(states.keys(["ana"]), [b""], [b"a record"])
+            assert update.refused() == []
+            store.stop()
+            store.start()
+            with pytest.raises(StoreUnavailable):
+                update.advance(0, 5)
+        assert states.position(1) == 0
+        with states.update(1) as update:
+            update.ask([])
+            update.records()
+            assert update.advance(0, 5)
+            assert not update.advance(0, 6)
+        assert states.position(1) == 5
