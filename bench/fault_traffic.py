@@ -19,7 +19,7 @@ from stream.topics import EVENTS
 REPEATED, REORDERED, ERASING, UNREADABLE = 0.05, 0.05, 0.0005, 0.001  # shares of what is sent
 REPEATED_WITHIN_S, REORDERED_WITHIN_S = 5.0, 60.0
 SENT_AT_ONCE, READ_AT_ONCE = 2000, 10_000
-TICK_S = 0.02
+TICK_S, REST_S = 0.02, 0.2
 
 
 class Traffic:
@@ -81,8 +81,7 @@ class Traffic:
             entries: list[Entry] = []
             while self._held and self._held[0][0] <= now and len(entries) < SENT_AT_ONCE:
                 entries.append(heapq.heappop(self._held)[2])
-            self._send(entries)
-            time.sleep(TICK_S)
+            time.sleep(TICK_S if self._send(entries) == len(entries) else REST_S)
 
     def _hold(self, event: Event) -> None:
         """Line up the event, a little late if it is one of those, and perhaps again; or something else in its place."""
@@ -98,13 +97,16 @@ class Traffic:
         if drawn[3] < REPEATED:
             heapq.heappush(self._held, (now + late_s + drawn[4] * REPEATED_WITHIN_S, next(self._serial), entry))
 
-    def _send(self, entries: list[Entry]) -> None:
+    def _send(self, entries: list[Entry]) -> int:
+        """How many were acknowledged; the others are lined up again."""
+        acknowledged = len(self.acknowledged)
         for entry, stored in zip(entries, self._log.append(EVENTS, entries) if entries else [], strict=True):
             if isinstance(stored, Position):
                 self.acknowledged.append((stored, entry.value))
             else:
                 self.refused += 1
                 heapq.heappush(self._held, (time.monotonic(), next(self._serial), entry))
+        return len(self.acknowledged) - acknowledged
 
 
 class Logged:
