@@ -19,7 +19,7 @@ from stream.topics import EVENTS
 READ_AT_ONCE = 10_000
 USERS_AT_ONCE = 2000
 ROUNDING = 5e-3  # of the mean length of what was averaged; ordinarily it is a twentieth of that
-REMEMBERED = 16  # newest events among which a repeated send is recognised
+REMEMBERED = 15  # newest events among which a repeated send is recognised
 
 
 class Entry(NamedTuple):
