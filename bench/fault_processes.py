@@ -100,6 +100,11 @@ class Consumer:
         """A counter or gauge of the process that runs, as last seen; 0 before."""
         return self._now.get(name, 0.0)
 
+    def asked(self, name: str) -> float:
+        """The same, as of now."""
+        self.ask()
+        return self.now(name)
+
     @property
     def totals(self) -> Counter[str]:
         return self._before + Counter(self._now)

@@ -82,6 +82,7 @@ class KafkaReader:
         self._client = make()
         self._quiet_since = time.monotonic()
         self._went_back: dict[int, LogWentBack] = {}
+        self._deleted: dict[int, range] = {}
         self._remade = self._lost = 0
         self._closed = False
 
@@ -177,16 +178,23 @@ class KafkaReader:
                 )
                 continue
             elif at < oldest:
-                self._lost += oldest - at
-                logger.error(
-                    "%s, partition %d: records %d to %d were deleted unread", self._topic, number, at, oldest - 1
-                )
+                self._count_lost(number, range(at, oldest))
                 at = oldest
             else:
                 time.sleep(AGAIN_AFTER_S)  # its new leader did not know of it yet
             self._client.seek(number, at)
         for error in self._went_back.values():
             raise error
+
+    def _count_lost(self, number: int, deleted: range) -> None:
+        """Once, though a reader may be sent back to where it was already told that there is nothing any more."""
+        known = self._deleted.get(number, deleted[:0])
+        lost = len(deleted) - len(range(max(deleted.start, known.start), known.stop))
+        self._deleted[number] = range(min(deleted.start, known.start), deleted.stop)
+        if lost:
+            self._lost += lost
+            ends = deleted.start, deleted.stop - 1
+            logger.error("%s, partition %d: records %d to %d were deleted unread", self._topic, number, *ends)
 
     def _check_origin(self, batches: list[Batch]) -> None:
         """Whether these are records of the topic that this reader began with; if nobody can tell, they stay unread.

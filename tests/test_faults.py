@@ -71,11 +71,11 @@ def test_a_consumer_that_wakes_after_its_session_with_a_batch_in_hand_overwrites
 
         may_pass.set()  # the write it was halted in arrives only now
         sleeper.wake()
-        until(lambda: asked(sleeper, "rewinds") >= 1)
+        until(lambda: sleeper.asked("rewinds") >= 1)
         assert "reading on from there" in sleeper.log.read_text()
         assert stored(processes) == before
 
-        consumed = [asked(one, "consumed") for one in (sleeper, other)]
+        consumed = [one.asked("consumed") for one in (sleeper, other)]
         until(lambda: is_shared_out(processes, [sleeper, other], consumed))
         until(processes.is_applied)
         agrees(processes.compared())
@@ -85,12 +85,7 @@ def test_a_consumer_that_wakes_after_its_session_with_a_batch_in_hand_overwrites
 def is_shared_out(processes: Processes, consumers: list[Consumer], consumed: list[float]) -> bool:
     """Whether each has read more than that. More is sent meanwhile."""
     processes.send(made(50, seed=time.monotonic_ns()))
-    return all(asked(one, "consumed") > before for one, before in zip(consumers, consumed, strict=True))
-
-
-def asked(one: Consumer, name: str) -> float:
-    one.ask()
-    return one.now(name)
+    return all(one.asked("consumed") > before for one, before in zip(consumers, consumed, strict=True))
 
 
 def stored(processes: Processes) -> list[bytes]:
