@@ -34,7 +34,7 @@ def test_whatever_is_killed_while_events_flow_every_record_is_as_the_log_says(lo
             kafka_libs()
         except ServerMissing as error:
             missing(str(error))
-    figures = run(Options(kills=10, log=log, seed=5, users=2000, rate=300.0, every_s=1.0))
+    figures = run(Options(kills=8, log=log, seed=5, users=2000, rate=300.0, every_s=1.0))
     assert is_good(figures), figures
     kills = figures["kills"]
     assert isinstance(kills, dict)
