@@ -31,6 +31,7 @@ from bench.world import model, servers
 from ledstream import parts
 from ledstream.settings import Settings, read_settings
 from store.connection import connect
+from store.user_record import source_of
 from stream.announcements import announce
 from stream.backends import open_log
 from stream.topics import EVENTS, topics
@@ -117,7 +118,9 @@ def _prepare(settings: Settings, chosen: argparse.Namespace) -> tuple[int, int]:
     version = releases.publish(model(chosen.items, chosen.dim, chosen.seed), now_ms=now_ms)
     announce(log, version, now_ms)
     states = parts.user_states(settings, client)
-    fill(states, releases.load(version, with_index=False), chosen.users, chosen.seed, before_ms=now_ms - 10**8)
+    release = releases.load(version, with_index=False)
+    sources = [source_of(log.identity(EVENTS), number) for number in range(settings.partitions)]
+    fill(states, release, chosen.users, chosen.seed, sources=sources, before_ms=now_ms - 10**8)
     start_ms = now_ms - chosen.events // 10
     started = time.perf_counter()
     visits = Visits(chosen.events, chosen.users, chosen.items, chosen.share_known, chosen.seed)

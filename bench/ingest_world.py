@@ -6,7 +6,7 @@ A given share of the visits is by users of whom nothing is stored yet, each of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,10 @@ from consumers.fold import fold_batch
 from consumers.stored import Stored
 from led.encoder import I64
 from store.releases import Release
-from store.user_record import source_of
+from store.user_record import CHECKED_FROM, FENCE_BYTES, POSITION, sealed
 from store.user_state import NOTHING, UserStates
 from stream.events import Event, encode_event, kind_code
-from stream.log import Entry, Log
+from stream.log import Entry, Log, partitions_of
 from stream.topics import EVENTS
 
 AT_ONCE = 20_000
@@ -28,8 +28,13 @@ KINDS = ("view", "click", "sale")
 LONGEST = 50
 
 
-def fill(states: UserStates, release: Release, users: int, seed: int, *, before_ms: int) -> None:
-    """Records of users 0..users-1, made by the consumer's own fold: 50 events for the most active, 5 for the least."""
+def fill(
+    states: UserStates, release: Release, users: int, seed: int, *, sources: Sequence[int], before_ms: int
+) -> None:
+    """Records of users 0..users-1, made by the consumer's own fold: 50 events for the most active, 5 for the least.
+
+    sources: of the log's partitions, by number; each user's record is as if its partition had held the events before.
+    """
     rng = np.random.default_rng((seed, 1))
     keys = item_keys(release.items)
     for first in range(0, users, AT_ONCE):
@@ -48,8 +53,16 @@ def fill(states: UserStates, release: Release, users: int, seed: int, *, before_
             np.zeros(n, np.bool_),
         )
         nothing = [NOTHING] * len(ranks)
-        _, records, _ = fold_batch(arrivals, Stored.of(nothing), source_of(0, 0), release, LONGEST)
-        assert not states.replace(states.keys(arrivals.users), nothing, records), "the store is not empty"
+        _, records, _ = fold_batch(arrivals, Stored.of(nothing), 0, release, LONGEST)
+        theirs = partitions_of([user.encode() for user in arrivals.users], len(sources)).tolist()
+        moved = [_from(sources[partition], record) for partition, record in zip(theirs, records, strict=True)]
+        assert not states.replace(states.keys(arrivals.users), nothing, moved), "the store is not empty"
+
+
+def _from(source: int, record: bytes) -> bytes:
+    """The record as of the last event before the source's first."""
+    last = np.array([(source, -1)], POSITION).tobytes()
+    return sealed(record[:CHECKED_FROM] + last + record[FENCE_BYTES:])
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,21 @@ import numpy.typing as npt
 
 from led.encoder import I64, Bool, Events, Sums
 from store.releases import Release
-from store.user_record import EARLIER_KEPT, ENTRY, HEAD, IDS_KEPT, POSITION, Heads, decode_record, gaps_of
+from store.user_record import (
+    CHECKED_FROM,
+    EARLIER_KEPT,
+    ENTRY,
+    FENCE_BYTES,
+    HEAD,
+    IDS_KEPT,
+    POSITION,
+    Heads,
+    decode_record,
+    gaps_of,
+)
 
 Identity = tuple[int, int, int]  # item key, kind code, event key
+LAST = slice(CHECKED_FROM, FENCE_BYTES)  # of a head: its source and offset, as a POSITION has them
 _NO_HEAD = bytes(HEAD.itemsize)
 _NO_IDS = bytes(4 * IDS_KEPT)
 
@@ -46,20 +58,24 @@ class Stored:
     def seen(self, source: int) -> I64:
         """How far the source is in each record; -1 where nothing of it is."""
         seen = np.where(self._exists() & (self.heads["source"] == np.uint64(source)), self.heads["offset"], -1)
+        name = source.to_bytes(8, "little")
         for user in np.flatnonzero(self.heads["earlier"]).tolist():
-            for other, offset in self._earlier(user).tolist():
-                if other == source:
-                    seen[user] = max(seen[user], offset)
+            if name in self._earlier(user):
+                there = np.frombuffer(self._earlier(user), POSITION)
+                seen[user] = max(seen[user], *there["offset"][there["source"] == np.uint64(source)].tolist(), -1)
         return np.asarray(seen, np.int64)
 
     def earlier_positions(self, source: int) -> list[bytes]:
         """What a record written by the source keeps of positions in others, newest first."""
         kept = [b""] * len(self.values)
         elsewhere = self._exists() & (self.heads["source"] != np.uint64(source))
+        name = source.to_bytes(8, "little")
         for user in np.flatnonzero(elsewhere | (self.heads["earlier"] > 0)).tolist():
-            last = self.heads[user]["source"], self.heads[user]["offset"]
-            others = np.concatenate([np.array([last], POSITION), self._earlier(user)])
-            kept[user] = others[others["source"] != np.uint64(source)][:EARLIER_KEPT].tobytes()
+            others = (self.values[user][LAST] if elsewhere[user] else b"") + self._earlier(user)
+            if name in others:
+                there = np.frombuffer(others, POSITION)
+                others = there[there["source"] != np.uint64(source)].tobytes()
+            kept[user] = others[: EARLIER_KEPT * POSITION.itemsize]
         return kept
 
     def recent_ids(self) -> npt.NDArray[np.uint32]:
@@ -113,9 +129,8 @@ class Stored:
     def _exists(self) -> Bool:
         return np.asarray(self.heads["magic"] != b"")
 
-    def _earlier(self, user: int) -> npt.NDArray[np.void]:
-        start, count = self._earlier_at[user], int(self.heads[user]["earlier"])
-        return np.frombuffer(self.values[user], POSITION, count, start) if count else np.empty(0, POSITION)
+    def _earlier(self, user: int) -> bytes:
+        return self.values[user][self._earlier_at[user] : self._entries_at[user]]
 
 
 def flat_entries(
