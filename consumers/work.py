@@ -54,8 +54,7 @@ class Work:
             self._keys = target.states.keys(self._arrivals.users)
         self._folded: dict[int, Counts] = {}
         self._update: Update | None = None
-        self._overtaken: list[I64] = []
-        self._last = np.empty(0, np.int64)
+        self._sent: list[I64] = []
         self.damaged = 0
         self.refused = 0
 
@@ -67,11 +66,11 @@ class Work:
         return total
 
     def begin(self) -> None:
-        """Send all that is to be stored; the answers to the last part are not waited for."""
+        """Send all that is to be stored; the answers are not waited for."""
         self.drop()
         self._update = self._target.states.update(self._target.source)
         try:
-            self._last = self._store(self._update, self._arrivals, self._keys)
+            self._sent = self._store(self._update, self._arrivals, self._keys)
         except BaseException:
             self.drop()
             raise
@@ -83,8 +82,7 @@ class Work:
         assert self._update is not None
         try:
             with self._stages("write"):
-                self._overtaken.append(self._last[self._update.refused()])
-            overtaken, self._overtaken = np.concatenate(self._overtaken), []
+                overtaken = _refused(self._update, self._sent)
             self._catch_up(overtaken)
             with self._stages("advance"):
                 has_moved = self._update.advance(self._at, self.batch.next_offset)
@@ -97,7 +95,7 @@ class Work:
         """Let go of the connection, which may be in the middle of something."""
         if self._update is not None:
             self._update.close()
-        self._update, self._overtaken = None, []
+        self._update = None
 
     def _catch_up(self, overtaken: I64) -> None:
         """Fold again for those whose record was written by another process between our reading and our writing."""
@@ -105,18 +103,15 @@ class Work:
             self.refused += len(overtaken)
             arrivals, keys = self._arrivals.only(overtaken), [self._keys[user] for user in overtaken.tolist()]
             with self._target.states.update(self._target.source) as update:
-                last = self._store(update, arrivals, keys)
-                refused = np.concatenate([*self._overtaken, last[update.refused()]])
-            self._overtaken = []
-            overtaken = overtaken[refused]
+                overtaken = overtaken[_refused(update, self._store(update, arrivals, keys))]
 
-    def _store(self, update: Update, arrivals: Arrivals, keys: list[bytes]) -> I64:
-        """Fold the events and send the records, a part of the users at a time; returns the users of the last part.
+    def _store(self, update: Update, arrivals: Arrivals, keys: list[bytes]) -> list[I64]:
+        """Fold the events and send the records, a part of the users at a time; returns the users of every part.
 
-        While one part is folded, the store looks up the next and writes the one before.
+        While one part is folded, the store looks up the next and writes those before.
         """
         parts = [slice(start, start + USERS_AT_ONCE) for start in range(0, len(keys), USERS_AT_ONCE)]
-        written = np.empty(0, np.int64)
+        sent = []
         update.ask(keys[parts[0]])
         for number, part in enumerate(parts):
             if number + 1 < len(parts):
@@ -136,10 +131,8 @@ class Work:
             with self._stages("write"):
                 places = changed.tolist()
                 update.replace([keys[part.start + place] for place in places], [old[place] for place in places], new)
-                if number:
-                    self._overtaken.append(written[update.refused()])
-            written = changed + part.start
-        return written
+            sent.append(changed + part.start)
+        return sent
 
     def _records(self, update: Update, users: Sequence[str]) -> list[bytes]:
         """The next records asked for. A damaged one is set aside and the user begins anew with this batch."""
@@ -152,3 +145,8 @@ class Work:
             self.damaged += 1
             records[place] = NOTHING
         return records
+
+
+def _refused(update: Update, sent: Sequence[I64]) -> I64:
+    """The users whose new record was refused, of all that were sent and not answered yet."""
+    return np.concatenate([users[update.refused()] for users in sent])

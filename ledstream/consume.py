@@ -19,6 +19,7 @@ from stream.stages import Stages
 from stream.topics import EVENTS
 
 logger = logging.getLogger(__name__)
+COMMIT_EVERY_S = 1.0  # both handlers know by themselves how far they are; commits are for those who watch
 RECORDS_AT_ONCE = 10_000  # a fifth of a second's work; when less is there, less is taken
 
 
@@ -60,7 +61,10 @@ def _consume(settings: Settings, log: Log, metrics: ConsumerMetrics, handler: Ha
 
         decoder = parts.decoder(settings)
         collect_rarely()
-        Loop(log, EVENTS, group, handler, decoder=decoder, max_records=RECORDS_AT_ONCE, on_tick=tick).run(stop)
+        Loop(
+            log, EVENTS, group, handler,
+            decoder=decoder, max_records=RECORDS_AT_ONCE, commit_every_s=COMMIT_EVERY_S, on_tick=tick,
+        ).run(stop)  # fmt: skip
 
 
 def _finish(log: Log, what: str) -> None:

@@ -108,8 +108,8 @@ class UserStates:
 
     def update(self, source: int) -> Update:
         """For the reads and writes of one batch of events of this source. Raises StoreUnavailable."""
-        exchange = Exchange(self._client)
-        return Update(exchange, (self._hold_key, self._position_key(source)), self._holder, self._idle_after_s)
+        beside = self._hold_key, self._position_key(source)
+        return Update(self._client, beside, self._holder, self._idle_after_s)
 
     def read_bytes(self, keys: Sequence[bytes], source: int) -> tuple[list[bytes], int | None]:
         """As `Update.ask` and `Update.records`, and the source's position."""
@@ -120,8 +120,6 @@ class UserStates:
     def replace(self, keys: Sequence[bytes], old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
         """As `Update.replace` and `Update.refused`."""
         with self.update(0) as update:
-            update.ask([])
-            update.records()
             update.replace(keys, old, new)
             return update.refused()
 
@@ -210,17 +208,19 @@ class Update:
 
     Every `ask` is answered by one `records`, every `replace` by one `refused`, in the order they were made; to ask for
     the next users before working on these lets the server work meanwhile. All raise StoreUnavailable, after which any
-    part of what was to be written may be stored. Has a connection of its own, until it is left.
+    part of what was to be written may be stored. Until it is left it has two connections of its own, so that no answer
+    to a question waits for what is being written.
     position: how far the source was in the records of the last `records`, None where nothing of it was. It is read
     with them in one step: records that are gone, because the store was flushed, are not taken for users never seen.
     """
 
     def __init__(
-        self, exchange: Exchange, hold_and_position: tuple[bytes, bytes], holder: str | None, idle_after_s: int
+        self, client: Client, hold_and_position: tuple[bytes, bytes], holder: str | None, idle_after_s: int
     ) -> None:
-        self._exchange, self._holder, self._idle_after_s = exchange, holder, idle_after_s
-        self._first: list[tuple[bytes | str, ...]] = [("SCRIPT", "LOAD", _REPLACE), ("SCRIPT", "LOAD", _ADVANCE)]
-        self._beside = hold_and_position
+        self._reads, self._writes = Exchange(client), Exchange(client)
+        self._beside, self._holder, self._idle_after_s = hold_and_position, holder, idle_after_s
+        self._writes.send([("SCRIPT", "LOAD", _REPLACE), ("SCRIPT", "LOAD", _ADVANCE)])
+        self._writes.receive()
         self.position: int | None = None
 
     def __enter__(self) -> Update:
@@ -230,15 +230,15 @@ class Update:
         self.close()
 
     def close(self) -> None:
-        """Give the connection back."""
-        self._exchange.close()
+        """Give the connections back."""
+        self._reads.close()
+        self._writes.close()
 
     def ask(self, keys: Sequence[bytes]) -> None:
         """Ask for the records at the keys."""
         starts = range(0, max(1, len(keys)), USERS_PER_CALL)
         calls = [(b"MGET", *self._beside, *keys[start : start + USERS_PER_CALL]) for start in starts]
-        self._exchange.send([*self._first, *calls])
-        self._first = []
+        self._reads.send(calls)
 
     def records(self) -> list[bytes]:
         """What is stored at the keys asked for first, NOTHING where there is nothing.
@@ -246,9 +246,7 @@ class Update:
         Raises StoreUnavailable also while the records are being rebuilt (`UserStates.hold`), and where the position
         moved between two calls.
         """
-        answers = [
-            answer for answer in self._exchange.receive() if isinstance(answer, list)
-        ]  # not those to the scripts
+        answers = self._reads.receive()
         for held, *_ in answers:
             check_hold(held, self._holder)
         positions = {position for _, position, *_ in answers}
@@ -265,21 +263,21 @@ class Update:
             part = slice(start, start + USERS_PER_CALL)
             pairs = [one for was, will in zip(old[part], new[part], strict=True) for one in (was[:FENCE_BYTES], will)]
             calls.append((b"EVALSHA", _REPLACE_SHA, len(keys[part]), *keys[part], self._idle_after_s, *pairs))
-        self._exchange.send(calls)
+        self._writes.send(calls)
 
     def refused(self) -> list[int]:
         """Places of the new records that were not stored, because others are there by now."""
-        answers = self._exchange.receive()
+        answers = self._writes.receive()
         return [USERS_PER_CALL * call + place - 1 for call, places in enumerate(answers) for place in places]
 
     def advance(self, old: int | None, new: int) -> bool:
-        """As `UserStates.advance`, once something was asked and all else is answered.
+        """As `UserStates.advance`, once all that was written is answered.
 
-        Over the very connection of the records: where a store that lost some of them has come back meanwhile, it fails.
+        Over the very connection the records went by: where a store that lost some has come back meanwhile, it fails.
         """
         was: str | int = "" if old is None else old
-        self._exchange.send([(b"EVALSHA", _ADVANCE_SHA, 1, self._beside[1], was, new)])
-        return bool(self._exchange.receive()[0])
+        self._writes.send([(b"EVALSHA", _ADVANCE_SHA, 1, self._beside[1], was, new)])
+        return bool(self._writes.receive()[0])
 
 
 def check_hold(found: bytes | None, holder: str | None) -> None:

@@ -87,7 +87,8 @@ class Progress:
 class Loop:
     """Runs one handler over one topic of events as a member of one group, until `stop` is set.
 
-    on_tick: called after every turn, with the progress.
+    on_tick: called after every turn, with the progress. commit_every_s: how long a commit may wait while there is more
+    to read; a handler whose store knows how far it is loses nothing by it.
     """
 
     def __init__(
@@ -100,11 +101,13 @@ class Loop:
         decoder: Decoder | None = None,
         max_records: int = 2000,
         poll_timeout_s: float = 0.2,
+        commit_every_s: float = 0.0,
         on_tick: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._log, self._topic, self._group = log, topic, group
         self._decoder, self._handler, self._on_tick = decoder or Decoder(), handler, on_tick
         self._max_records, self._poll_timeout_s = max_records, poll_timeout_s
+        self._commit_every_s, self._commit_at = commit_every_s, float("-inf")
         self._owned: frozenset[int] = frozenset()
         self._stored: dict[int, int] = {}
         self._committed: dict[int, int] = {}
@@ -121,7 +124,8 @@ class Loop:
         try:
             while not stop.is_set():
                 self._turn(reader, stop)
-            self._commit(reader, self._handler.drain())
+            self._note(self._handler.drain())
+            self._commit(reader)
         finally:
             reader.close()
 
@@ -148,7 +152,9 @@ class Loop:
             self._go_elsewhere(reader, batches, error)
             return
         with stages("commit"):
-            self._commit(reader, stored)
+            self._note(stored)
+            if not batches or time.monotonic() >= self._commit_at:
+                self._commit(reader)
         self.progress.batches += len(batches)
         self.progress.consumed += sum(map(len, batches))
         self.progress.waiting_for = None
@@ -229,9 +235,12 @@ class Loop:
             logger.warning("%d dead letters, the first: %s", len(letters), _described(letters[0]))
         return decoded
 
-    def _commit(self, reader: Reader, stored: Mapping[int, int]) -> None:
-        """Commit what is stored and not committed yet, an earlier failure's part included."""
+    def _note(self, stored: Mapping[int, int]) -> None:
         self._stored.update((partition, offset) for partition, offset in stored.items() if partition in self._owned)
+
+    def _commit(self, reader: Reader) -> None:
+        """Commit what is stored and not committed yet, an earlier failure's part included."""
+        self._commit_at = time.monotonic() + self._commit_every_s
         new = {partition: at for partition, at in self._stored.items() if self._committed.get(partition) != at}
         if not new:
             return
