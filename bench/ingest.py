@@ -63,8 +63,10 @@ def main() -> None:
         given = {"log": log_at, "store": store_at, "data_dir": folder, "kafka_client": chosen.client}
         settings = read_settings({}, given)
         users_before, used_before = _prepare(settings, chosen)
-        bare_s = _bare(settings, chosen, core={0} if alone else None)
-        first, last = _consume(settings, chosen, core={0} if alone else None)
+        core = {0} if alone else None
+        before_s = _bare(settings, chosen, core)
+        first, last = _consume(settings, chosen, core)
+        bare_s = (before_s + _bare(settings, chosen, core)) / 2  # a shared machine is not as fast at every minute
         client = connect(store_at, timeout_s=30)
         users = parts.user_states(settings, client).count()
         used = int(client.info("memory")["used_memory"])
@@ -110,7 +112,7 @@ def _prepare(settings: Settings, chosen: argparse.Namespace) -> tuple[int, int]:
     """A release, a store full of users, a log full of visits; returns the users and the bytes of the empty store."""
     client = connect(settings.store, timeout_s=30)
     used = int(client.info("memory")["used_memory"])
-    log = open_log(settings.log, settings.namespace)
+    log = open_log(settings.log, settings.namespace, kafka_client="confluent")  # which fills a topic many times faster
     for topic, partitions in topics(settings.partitions).items():
         log.create_topic(topic, partitions)
     now_ms = int(time.time() * 1000)
