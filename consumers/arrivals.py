@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from led.encoder import I64, U8, Bool
 from stream.decoding import EventColumns
-from stream.events import ERASE, event_keys, item_key, kind_code
+from stream.events import ERASE, event_keys, item_keys, kind_code
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Arrivals:
             owner[order],
             columns.offsets[order],
             columns.times_ms[order],
-            np.fromiter(map(item_key, columns.items), np.uint64, n)[order],
+            item_keys(columns.items)[order],
             kinds[order],
             event_keys(columns.event_ids)[order],
             np.zeros(n, np.bool_) if erases is None else erases[order],
