@@ -92,13 +92,13 @@ def fold_batch(
     """
     fresh = take_effect(arrivals, stored, source, min(IDS_KEPT, max_events))
     step = _Step(arrivals, stored, fresh, _cut(arrivals, stored, fresh, max_events), max_events)
-    heads, entries = step.heads(source), step.entries()
-    steps = step.sums(release, heads, entries)
+    heads, kept, new = step.heads(source), step.kept(), step.new()
+    steps = step.sums(release, heads, kept, new)
     ids, earlier = step.ids(heads), stored.earlier_positions(source)
     heads["earlier"] = np.fromiter(map(len, earlier), np.int64, len(stored)) // POSITION.itemsize
     changed = np.flatnonzero(fresh.touched)
     fixed = np.concatenate([as_bytes(heads[changed]), as_bytes(steps[changed])], axis=1)
-    records = all_sealed(fixed, [(ids[user], earlier[user], entries[user]) for user in changed.tolist()])
+    records = all_sealed(fixed, [(ids[user], earlier[user], kept[user], new[user]) for user in changed.tolist()])
     return changed, records, fresh.counts
 
 
@@ -190,15 +190,18 @@ class _Step:
         heads["release"], heads["at_ms"] = NO_RELEASE, NEVER_MS
         return heads
 
-    def entries(self) -> list[bytes]:
-        """The new timelines."""
-        arrivals, stored, cut = self._arrivals, self._stored, self._cut
+    def kept(self) -> list[bytes]:
+        """What stays of the old timelines."""
+        heads = self._stored.heads
+        return self._stored.entries_after(np.where(self._fresh.forgotten, heads["events"], self._cut.left))
+
+    def new(self) -> list[bytes]:
+        """What comes behind it."""
+        arrivals, cut = self._arrivals, self._cut
         made = np.empty(len(cut.entered), ENTRY)
         made["word"] = arrivals.items[cut.entered] << np.uint64(8) | arrivals.kinds[cut.entered]
         made["gap"] = self._codes[cut.entered]
-        kept = stored.entries_after(np.where(self._fresh.forgotten, stored.heads["events"], cut.left))
-        new = _by_user(made.tobytes(), cut.owner, len(stored), ENTRY.itemsize)
-        return [old + entries for old, entries in zip(kept, new, strict=True)]
+        return _by_user(made.tobytes(), cut.owner, len(self._stored), ENTRY.itemsize)
 
     def ids(self, heads: Heads) -> list[bytes]:
         """Event keys of each user's newest events."""
@@ -209,7 +212,9 @@ class _Step:
         kept = self._stored.ids(self._fresh.forgotten)
         return [(old + ids)[-size:] if size else b"" for old, ids, size in zip(kept, new, sizes, strict=True)]
 
-    def sums(self, release: Release | None, heads: Heads, entries: Sequence[bytes]) -> npt.NDArray[np.int16]:
+    def sums(
+        self, release: Release | None, heads: Heads, kept: Sequence[bytes], new: Sequence[bytes]
+    ) -> npt.NDArray[np.int16]:
         """The new sums as steps (users, dim), their scalars put into the heads.
 
         Sums move incrementally where the stored ones are of this release, and are encoded from the timeline
@@ -228,7 +233,8 @@ class _Step:
         anew |= worn(release.encoder, sums) & self._fresh.touched
         if anew.any():
             users = np.flatnonzero(anew)
-            whole = flat_entries([entries[user] for user in users.tolist()], heads["time_ms"][users], release)
+            entries = [kept[user] + new[user] for user in users.tolist()]
+            whole = flat_entries(entries, heads["time_ms"][users], release)
             sums.put(users, encode(release.encoder, release.input_embeddings, len(users), whole))
         steps, heads["scale"] = in_steps(sums.totals)
         heads["release"], heads["dim"] = release.key, release.dim

@@ -108,9 +108,14 @@ class Stored:
         return [value[start:] for value, start in zip(self.values, starts, strict=True)]
 
     def flat(self, first: I64, release: Release) -> Events:
-        """The first `first` (users,) events of each timeline."""
+        """The first `first` (users,) events of each timeline; without a half-life, of any time."""
         users = np.flatnonzero(first)
-        entries = [self.values[user][self._entries_at[user] :] for user in users.tolist()]
+        if release.encoder.half_life_s is None:  # where time does not count, no later entries are needed to tell it
+            sizes = (ENTRY.itemsize * first[users]).tolist()
+            at = [(self.values[user], self._entries_at[user]) for user in users.tolist()]
+            entries = [value[start : start + size] for (value, start), size in zip(at, sizes, strict=True)]
+        else:
+            entries = [self.values[user][self._entries_at[user] :] for user in users.tolist()]
         return flat_entries(entries, self.heads["time_ms"][users], release, first[users], users)
 
     def sums(self, release: Release, which: Bool) -> Sums:

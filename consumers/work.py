@@ -19,7 +19,7 @@ from stream.decoding import EventColumns
 from stream.stages import Stages
 
 logger = logging.getLogger(__name__)
-USERS_AT_ONCE = 1500
+USERS_AT_ONCE = 2500
 
 
 class Target(NamedTuple):
