@@ -77,9 +77,10 @@ class TimelineConsumer:
 
     def drain(self) -> Mapping[int, int]:
         try:
-            self._finish()
-        except StoreUnavailable:  # a connection that broke; whether the store is away shows on another
-            self._finish()
+            try:
+                self._finish()
+            except StoreUnavailable:  # a connection that broke; whether the store is away shows on another
+                self._finish()
         except Elsewhere as error:
             logger.warning("%s, by whoever comes next", error)
         return dict(self._stored)
@@ -106,6 +107,7 @@ class TimelineConsumer:
             work.drop()
             self._work = None
             before, self._at[partition] = self._at[partition], error.position
+            self._stored.pop(partition, None)
             why = f"partition {partition}: this process was at {before}, {error}: reading on from there"
             raise Elsewhere({partition: error.position or 0}, why) from error
         finally:
@@ -119,4 +121,6 @@ class TimelineConsumer:
         if moved:
             why = f"this process was at {self._at}, the store is at {moved}: reading on from there"
             self._at.update(moved)
+            for partition in moved:
+                self._stored.pop(partition, None)
             raise Elsewhere({partition: at or 0 for partition, at in moved.items()}, why)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -217,11 +218,14 @@ class Update:
     def __init__(
         self, client: Client, hold_and_position: tuple[bytes, bytes], holder: str | None, idle_after_s: int
     ) -> None:
-        self._reads, self._writes = Exchange(client), Exchange(client)
         self._beside, self._holder, self._idle_after_s = hold_and_position, holder, idle_after_s
-        self._writes.send([("SCRIPT", "LOAD", _REPLACE), ("SCRIPT", "LOAD", _ADVANCE)])
-        self._writes.receive()
         self.position: int | None = None
+        with ExitStack() as undo:  # a store that is loading takes connections, and nothing else
+            self._reads = undo.enter_context(Exchange(client))
+            self._writes = undo.enter_context(Exchange(client))
+            self._writes.send([("SCRIPT", "LOAD", _REPLACE), ("SCRIPT", "LOAD", _ADVANCE)])
+            self._writes.receive()
+            undo.pop_all()
 
     def __enter__(self) -> Update:
         return self

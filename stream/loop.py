@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 from store.connection import StoreUnavailable
@@ -42,10 +43,13 @@ class Handler(Protocol):
     """What a consumer process does with events. Called by one thread."""
 
     def assigned(self, partition: int) -> int | None:
-        """A partition came to this process. Where to read from, if it knows better than the committed offset."""
+        """A partition came to this process, or its reader lost its place in it: more than once, maybe.
+
+        Where to read from, if it knows better than the committed offset.
+        """
 
     def revoked(self, partition: int) -> None:
-        """A partition went to another process: forget what was not stored."""
+        """A partition went to another process, or is read again: forget what was not stored."""
 
     def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
         """Take the batches (none at an idle tick); returns the next offsets, by partition, of all that is stored.
@@ -112,6 +116,8 @@ class Loop:
         self._stored: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._handled_ms: dict[int, int] = {}
+        self._next: dict[int, int] = {}  # what the handler is to be given next, by partition
+        self._out_of_turn: dict[int, int] = {}  # offset that came instead, where reading was sent back for it
         self._lag_known_at = float("-inf")
         self.progress = Progress()
 
@@ -138,11 +144,13 @@ class Loop:
             self._wait(str(error), FIRST_WAIT_S, reader, stop)
             return
         except LogWentBack:
-            if reader.assignment() == self._owned:
+            # Of what is new here, or went back with the log, the handler knows better where to read.
+            if reader.assignment() == self._owned and not self._patiently(partial(self._is_sent, reader), reader, stop):
                 raise
-            batches = []  # of a partition that is new here, the handler may know better than the group where to read
+            batches = []
         # From here on the batches are in hand: they are handled, or nothing past them is ever committed.
         batches = self._patiently(lambda: self._after_rebalance(reader, batches), reader, stop)
+        batches = [batch for batch in batches if self._patiently(partial(self._goes_on, reader, batch), reader, stop)]
         with stages("decode"):
             decoded = self._decoded(reader, batches, stop)
         try:
@@ -151,6 +159,7 @@ class Loop:
         except Elsewhere as error:
             self._go_elsewhere(reader, batches, error)
             return
+        self._next.update((batch.partition, batch.next_offset) for batch in batches)
         with stages("commit"):
             self._note(stored)
             if not batches or time.monotonic() >= self._commit_at:
@@ -170,6 +179,7 @@ class Loop:
         for partition, offset in (again | error.next_offsets).items():
             if partition in reader.assignment():
                 reader.seek(partition, offset)
+                self._next[partition] = offset
                 self._stored.pop(partition, None)
                 self._committed.pop(partition, None)
         self._measure_lag(reader, is_idle=True)
@@ -204,22 +214,63 @@ class Loop:
         """Tell the handler what came and went; drop batches of partitions gone by now, or to be read from elsewhere."""
         owned = reader.assignment()
         if owned == self._owned:
-            return batches
-        self.progress.rebalances += 1
+            return [batch for batch in batches if batch.partition in owned]
         for partition in self._owned - owned:
             self._handler.revoked(partition)
-            for known in (self._stored, self._committed, self._handled_ms):
+            for known in (self._stored, self._committed, self._handled_ms, self._next, self._out_of_turn):
                 known.pop(partition, None)
+        self._owned &= owned  # should it come back while the store is waited for, it is new here
         moved: set[int] = set()
         for partition in sorted(owned - self._owned):
             start = self._handler.assigned(partition)
             first = next((b.offsets[0] for b in batches if b.partition == partition), None)
-            here = reader.positions()[partition] if first is None else first
+            here = reader.positions().get(partition) if first is None else first  # unknown while a broker is away
             if start is not None and start != here:
                 reader.seek(partition, start)
                 moved.add(partition)
+            known_start = here if start is None else start
+            if known_start is not None:
+                self._next[partition] = known_start
         self._owned = owned
+        self.progress.rebalances += 1
         return [batch for batch in batches if batch.partition in owned - moved]
+
+    def _is_sent(self, reader: Reader) -> bool:
+        """Whether the handler, without what it has not stored, wants to read from elsewhere than came next."""
+        is_sent = False
+        for partition in sorted(reader.assignment() & self._owned):
+            self._handler.revoked(partition)
+            start = self._handler.assigned(partition)
+            if start is None:
+                return False
+            if start != self._next.get(partition):
+                reader.seek(partition, start)
+                self._next[partition], is_sent = start, True
+        return is_sent
+
+    def _goes_on(self, reader: Reader, batch: Batch) -> bool:
+        """Whether the batch is what comes next; if not, reading goes to where the handler is, without the batch.
+
+        A reader that lost its place, in an outage of the log, begins where the group committed. That may be behind what
+        the handler still misses, or before what it has in hand, which the log may have lost meanwhile. What comes out
+        of turn a second time has nothing before it: that was deleted.
+        """
+        partition, first = batch.partition, batch.offsets[0]
+        came_before = self._out_of_turn.pop(partition, None)
+        wanted = self._next.get(partition, first)
+        if first in (wanted, came_before):
+            return True
+        if first < wanted:
+            self._handler.revoked(partition)
+            wanted = first
+        start = self._handler.assigned(partition)
+        wanted = wanted if start is None else start
+        if first == wanted:
+            return True
+        if partition in reader.assignment():
+            reader.seek(partition, wanted)
+            self._next[partition], self._out_of_turn[partition] = wanted, first
+        return False
 
     def _decoded(self, reader: Reader, batches: Sequence[Batch], stop: threading.Event) -> list[EventColumns]:
         decoded, letters = [], []

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from store.connection import Client, StoreUnavailable, ping, unavailable_is_ours
-from stream.log import Batch, Entry, LogUnavailable, Position, Record, UnknownTopic, partition_of
+from stream.log import Batch, Entry, LogUnavailable, LogWentBack, Position, Record, UnknownTopic, partition_of
 from stream.redis_scripts import COMMIT, LEAVE, SHARE, TRIM
 from stream.topics import KEPT_RECORDS
 
@@ -151,6 +151,8 @@ class RedisReader:
         self._members, self._leases = log._key(topic, "members", group), log._key(topic, "leases", group)
         self._seen = log._key(topic, "seen")
         self._positions: dict[int, int] = {}
+        self._unproven: set[int] = set()  # partitions that may be beyond the log's end, should the server be another
+        self._deleted_until: dict[int, int] = {}
         self._forgotten: set[str] = set()
         self._trimmed_at: dict[int, int] = {}
         self._renewed_at = float("-inf")
@@ -186,6 +188,7 @@ class RedisReader:
         if partition not in self._positions:
             raise ValueError(f"partition {partition} is not assigned to this reader")
         self._positions[partition] = offset
+        self._unproven.add(partition)
 
     def assignment(self) -> frozenset[int]:
         return frozenset(self._positions)
@@ -230,6 +233,7 @@ class RedisReader:
         self._positions = {
             number: committed.get(number, 0) if number in missing else self._positions[number] for number, _ in leases
         }
+        self._unproven |= self._positions.keys()
         self._renewed_at = time.monotonic()
 
     def _read(self, max_records: int, timeout_s: float) -> list[Batch]:
@@ -242,6 +246,7 @@ class RedisReader:
         after: Any = {stream: f"0-{self._positions[number]}" for stream, number in streams.items()}
         block_ms = int(wait_s * 1000) or None  # 0 would mean for ever
         with self._starting_over():
+            self._check_positions()
             found: Any = self._client.xread(after, count=max(1, max_records // len(streams)), block=block_ms)
         batches = []
         # With fewer records wanted than there are partitions, what is too much is left for the next call.
@@ -251,6 +256,17 @@ class RedisReader:
             self._positions[batch.partition] = batch.next_offset
             batches.append(batch)
         return batches
+
+    def _check_positions(self) -> None:
+        """Whether the log reaches as far as where reading goes on: a server restored from an older copy may not."""
+        unproven = sorted(self._unproven & self._positions.keys())
+        for number, (_, end) in (self._log._bounds(self._topic, unproven) if unproven else {}).items():
+            if self._positions[number] > end:
+                raise LogWentBack(
+                    f"{self._topic}, partition {number}: next record is {self._positions[number]}, "
+                    f"the log ends at {end}: begin anew"
+                )
+        self._unproven.clear()
 
     @contextmanager
     def _starting_over(self) -> Iterator[None]:
@@ -269,8 +285,11 @@ class RedisReader:
         return {self._log._key(self._topic, n): n for n in numbers[self._first :] + numbers[: self._first]}
 
     def _count_gap(self, batch: Batch) -> None:
+        """Once, though the reader may be sent back to where it was already told that there is nothing any more."""
         wanted, found = self._positions[batch.partition], batch.offsets[0]
+        wanted = max(wanted, self._deleted_until.get(batch.partition, 0))
         if found > wanted:
+            self._deleted_until[batch.partition] = found
             self._lost += found - wanted
             logging.getLogger(__name__).error(
                 "%s, partition %d: records %d to %d were trimmed before group %s read them",

@@ -277,6 +277,55 @@ def test_a_partition_lost_while_waiting_for_the_store_is_handed_to_nobody_here()
     assert "assigned 1" not in recorder.journal
 
 
+def test_a_reader_that_lost_its_place_in_an_outage_misses_nothing_before_what_was_committed(log: TroubledLog) -> None:
+    """The store was restored from an older copy, and nothing was read again yet."""
+    log.send(*views(6))
+    before = log.reader(EVENTS, "g")
+    assert before.poll(max_records=10, timeout_s=0.0)
+    before.commit({0: 6})
+    before.close()
+    recorder = Recorder(log, starts={0: 2})
+
+    def outage(progress: Progress) -> bool:
+        if not log.troubles.forgets_its_place:
+            log.troubles.failed_polls, log.troubles.forgets_its_place = 1, True
+            log.send(*views(1, first=6))
+            return False
+        return sum(progress.lag.values()) == 0 and progress.waits == 1
+
+    consume(log, recorder, until=outage)
+    assert [offset for _, offset, _ in recorder.handled] == list(range(2, 7))
+    assert recorder.journal.count("assigned 0") == 2
+    assert log.committed(EVENTS, "g") == {0: 7}
+
+
+def test_a_partition_that_comes_back_while_the_store_is_away_is_new_here_and_no_other_is_handled() -> None:
+    """Of two partitions this member has the second, is given the first instead, and has the second again."""
+    log = TroubledLog(partitions=2)
+    for n in range(10):
+        log.send(Event(f"user-{n}", f"item-{n}", "view", n))
+
+    class Swapped(Recorder):
+        def assigned(self, partition: int) -> int | None:
+            if partition == 0:
+                log.swap_members()
+                raise StoreUnavailable("the store is away")
+            return super().assigned(partition)
+
+        def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
+            if batches and "revoked 1" not in self.journal:
+                log.swap_members()
+            return super().handle(batches)
+
+    log.troubles.shares_on_keep_alive = True
+    log.reader(EVENTS, "g")
+    recorder = Swapped(log)
+    progress = consume(log, recorder, max_records=1)
+    assert [line for line in recorder.journal if "ed" in line] == ["assigned 1", "revoked 1", "assigned 1"]
+    assert {partition for partition, _, _ in recorder.handled} == {1}
+    assert progress.rebalances == 2
+
+
 def test_bury_says_when_a_letter_was_not_acknowledged(log: TroubledLog) -> None:
     log.troubles.failed_appends = 1
     with pytest.raises(LogUnavailable):

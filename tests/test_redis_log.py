@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from store.connection import Client, connect
 from store.embedded import EmbeddedStore
 from stream.backends import open_log
-from stream.log import Entry, LogUnavailable, Position, Reader, UnknownTopic
+from stream.log import Entry, LogUnavailable, LogWentBack, Position, Reader, UnknownTopic
 from stream.redis_log import RENEW_EVERY_S, RedisLog
 from stream.topics import DEAD_LETTERS, KEPT_RECORDS
 
@@ -198,7 +200,11 @@ def test_a_reader_whose_position_was_trimmed_away_goes_on_at_the_oldest_record_a
     redis_client.xtrim(f"{namespace}:log:events:0", maxlen=4, approximate=False)
     with caplog.at_level(logging.WARNING, "stream.redis_log"):
         assert drain(reader) == [6, 7, 8, 9]
+        reader.seek(0, 0)
+        assert drain(reader) == [6, 7, 8, 9]
+    assert caplog.text.count("were trimmed") == 1
     assert "records 0 to 5 were trimmed before group g read them" in caplog.text
+    assert reader.lost() == 6
 
 
 def test_a_reader_that_dies_in_silence_is_replaced_when_its_membership_runs_out(
@@ -316,3 +322,35 @@ def test_a_reader_of_a_log_that_was_lost_whole_ends_instead_of_skipping_what_is_
         reader.commit({0: 5})
         assert log.committed("events", "g") == {}, "the lost log's offsets mean nothing here"
         assert drain(log.reader("events", "g")) == [0, 1]
+
+
+def test_a_reader_sent_behind_the_end_of_a_restored_log_ends_instead_of_skipping_what_is_new(tmp_path: Path) -> None:
+    """As whoever holds the effect of the lost records sends it: the archive, or a store on another server."""
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    with EmbeddedStore(data) as server, connect(server.address) as client:
+        log = RedisLog(client, "t")
+        log.create_topic("events", 1)
+        log.append("events", entries(5))
+        assert drain(log.reader("events", "g")) == [0, 1, 2, 3, 4]
+        server.stop()
+        shutil.copytree(data, copy)
+        server.start()
+        log.append("events", entries(3))
+        reader = log.reader("events", "h")
+        assert drain(reader) == list(range(8))
+        server.stop()
+        shutil.rmtree(data)
+        copy.rename(data)
+        server.start()
+        with suppress(LogUnavailable, LogWentBack):  # of an outage between two calls the client may not tell
+            reader.poll(max_records=10, timeout_s=0)
+        while not reader.assignment():
+            reader.keep_alive()
+        reader.seek(0, 8)
+        for _ in range(2):
+            with pytest.raises(LogWentBack, match="next record is 8, the log ends at 5: begin anew"):
+                reader.poll(max_records=10, timeout_s=0)
+        reader.seek(0, 5)
+        log.append("events", entries(1))
+        (batch,) = reader.poll(max_records=10, timeout_s=0)
+        assert batch.offsets == [5]

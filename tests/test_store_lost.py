@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from consumers.archive import ArchiveConsumer
+from consumers.timelines import TimelineConsumer
+from store.archive import Archive
 from store.connection import Client, StoreUnavailable, connect
 from store.embedded import EmbeddedStore
+from store.user_record import source_of
 from store.user_state import USERS_PER_CALL, UserStates
-from stream.log import partition_of
+from stream.events import encode_event
+from stream.log import Entry, LogWentBack, partition_of
 from stream.loop import Progress
-from stream.topics import EVENTS
+from stream.redis_log import RedisLog
+from stream.topics import EVENTS, topics
 from tests.records import lengths
-from tests.store_proxy import Command, StoreProxy
-from tests.timeline_world import consumer, forget_all, seen, viewed
+from tests.store_proxy import Command, Cut, StoreProxy
+from tests.timeline_world import consumer, forget_all, seen, stretch, viewed
 from tests.troubled_log import TroubledLog, consume
 
 
@@ -132,3 +140,113 @@ def test_a_store_that_came_back_between_the_records_and_the_position_takes_no_po
             assert update.advance(0, 5)
             assert not update.advance(0, 6)
         assert states.position(1) == 5
+
+
+def test_a_store_emptied_before_the_last_batch_was_stored_is_left_to_whoever_comes_next(
+    tmp_path: Path, log: TroubledLog
+) -> None:
+    with EmbeddedStore(tmp_path / "data") as server, connect(server.address) as client:
+        log.send(viewed("ana", "hat", 1))
+        states = UserStates(client, "ns", lengths)
+        handler = consumer(log, states)
+        partition = partition_of(b"ana", 2)
+        assert handler.assigned(partition) == 0
+        assert handler.handle([stretch(log, partition, 0, 1)]) == {}
+        server.stop()
+        shutil.rmtree(tmp_path / "data")
+        server.start()
+        assert handler.drain() == {}
+        assert states.position(source_of(log.identity(EVENTS), partition)) is None
+        consume(log, consumer(log, states))
+        assert seen(states, "ana") == ["hat"]
+
+
+def test_a_store_that_takes_connections_and_nothing_else_is_left_none_of_them(
+    redis_address: str, namespace: str
+) -> None:
+    def refuse_scripts(command: Command) -> None:
+        if command.words[0] == b"SCRIPT":
+            raise Cut
+
+    with StoreProxy(redis_address, refuse_scripts) as proxy, connect(f"{proxy.address}?max_connections=2") as client:
+        states = UserStates(client, namespace, lengths)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                states.update(1)
+        proxy.before = lambda _: None
+        states.update(1).close()
+
+
+class Box:
+    """Log and store on one server, whose data may go back to what they were."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.server = folder, EmbeddedStore(folder / "data")
+        self.server.start()
+        self.client = connect(self.server.address)
+        self.log, self.states = RedisLog(self.client, "box"), UserStates(self.client, "box", lengths)
+        for topic, partitions in topics(1).items():
+            self.log.create_topic(topic, partitions)
+
+    def send(self, first: int, last: int) -> None:
+        events = [viewed("ana", f"item-{n}", n) for n in range(first, last)]
+        self.log.append(EVENTS, [Entry(b"ana", encode_event(event), event.time_ms) for event in events])
+
+    def copy(self) -> None:
+        self.server.stop()
+        shutil.copytree(self.folder / "data", self.folder / "copy")
+        self.server.start()
+
+    def restore(self) -> None:
+        self.server.stop()
+        shutil.rmtree(self.folder / "data")
+        shutil.copytree(self.folder / "copy", self.folder / "data")
+        self.server.start()
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    box = Box(tmp_path)
+    yield box
+    box.client.close()
+    box.server.stop()
+
+
+def test_a_running_consumer_goes_back_with_log_and_store(box: Box) -> None:
+    source = source_of(box.log.identity(EVENTS), 0)
+    handler = TimelineConsumer(box.states, lambda: None, box.log.identity(EVENTS), max_events=5)
+    box.send(0, 3)
+    consume(box.log, handler)
+    box.copy()
+    box.send(10, 14)
+    restored = threading.Event()
+
+    def restore_once(_: Progress) -> bool:
+        try:
+            position = box.states.position(source)
+        except StoreUnavailable:
+            return False
+        if position == 7 and not restored.is_set():
+            restored.set()
+            box.restore()
+            box.send(20, 22)
+        return restored.is_set() and position == 5
+
+    consume(box.log, handler, until=restore_once)
+    assert seen(box.states, "ana") == ["item-0", "item-1", "item-2", "item-20", "item-21"]
+
+
+def test_an_archive_beyond_the_end_of_a_restored_log_takes_nothing_new_for_what_it_has(box: Box) -> None:
+    def archive(*, stops: bool = True) -> None:
+        files = Archive(box.folder / "archive", box.log.identity(EVENTS))
+        consume(box.log, ArchiveConsumer(files, time.monotonic), until=lambda progress: stops and not progress.lag[0])
+
+    box.send(0, 3)
+    archive()
+    box.copy()
+    box.send(10, 14)
+    archive()
+    box.restore()
+    box.send(20, 22)
+    with pytest.raises(LogWentBack, match="next record is 7, the log ends at 5: begin anew"):
+        archive(stops=False)

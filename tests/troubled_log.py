@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stream.events import Event, encode_event
-from stream.log import Batch, Entry, LogUnavailable, Position
+from stream.log import Batch, Entry, Log, LogUnavailable, Position
 from stream.loop import Handler, Loop, Progress
 from stream.memory_log import MemoryLog, MemoryReader
 from stream.topics import DEAD_LETTERS, EVENTS, topics
@@ -26,6 +26,7 @@ class Troubles:
     failed_polls: int = 0
     failed_appends: int = 0
     shares_on_keep_alive: bool = False
+    forgets_its_place: bool = False  # in a poll that fails, as the log on Redis does
     journal: list[str] = field(default_factory=list)
 
     def happens(self, name: str) -> bool:
@@ -54,6 +55,11 @@ class TroubledLog(MemoryLog):
             return [LogUnavailable("no acknowledgement")] * len(entries)
         return super().append(topic, entries)
 
+    def swap_members(self) -> None:
+        """What the first member of group g has, the last gets."""
+        with self._changed:
+            self._topic(EVENTS).members["g"].reverse()
+
     def add_partition(self) -> None:
         """One more partition of events, as an operator adds it: keys fall elsewhere from then on."""
         with self._changed:
@@ -76,6 +82,8 @@ class TroubledReader(MemoryReader):
 
     def poll(self, *, max_records: int, timeout_s: float) -> list[Batch]:
         if self._troubles.happens("failed_polls"):
+            if self._troubles.forgets_its_place:
+                self._positions = {}
             raise LogUnavailable("the broker is away")
         return super().poll(max_records=max_records, timeout_s=timeout_s)
 
@@ -99,7 +107,7 @@ class TroubledReader(MemoryReader):
 
 
 def consume(
-    log: MemoryLog,
+    log: Log,
     handler: Handler,
     *,
     group: str = "g",
