@@ -32,6 +32,7 @@ from store.user_record import (
     gap_codes,
     gaps_of,
     in_steps,
+    lateness,
     steps_from,
 )
 
@@ -186,7 +187,7 @@ class _Step:
             heads[name] = np.where(cut.before > 0, stored.heads[name], 0)
         # Of several values for one user the last, the newest event's, stays.
         heads["time_ms"][cut.owner] = self._kept_ms[cut.entered]
-        heads["late"][cut.owner] = (arrivals.times_ms - self._kept_ms)[cut.entered]
+        heads["late"][cut.owner] = lateness((arrivals.times_ms - self._kept_ms)[cut.entered])
         heads["release"], heads["at_ms"] = NO_RELEASE, NEVER_MS
         return heads
 

@@ -120,7 +120,8 @@ def encode_record(record: UserRecord) -> bytes:
     head["ids"], head["earlier"] = len(ids), len(record.earlier)
     head["weight"], head["mass"], head["at_ms"] = record.weight, record.mass, record.at_ms
     if times:
-        head["time_ms"], head["late"] = kept[-1], times[-1] + record.late - kept[-1]
+        head["time_ms"] = kept[-1]
+        head["late"] = lateness(np.array(times[-1] + record.late - kept[-1]))
     earlier = np.array([(one.source, one.offset) for one in record.earlier], POSITION)
     return sealed(b"".join([a.tobytes() for a in (head, steps, ids, earlier, entries)]))
 
@@ -228,6 +229,11 @@ def steps_from(start_ms: int, times_ms: Sequence[int]) -> tuple[list[int], list[
         at += (fraction << shift) * (1 if time_ms >= at else -1)
         kept.append(at)
     return codes, kept
+
+
+def lateness(ms: I64) -> I64:
+    """What a head can say of it: more than 24 days are what a clock in another century does."""
+    return np.clip(ms, -(1 << 31), (1 << 31) - 1)
 
 
 def gaps_of(codes: U16) -> I64:
