@@ -144,7 +144,7 @@ def test_a_file_that_is_missing_cut_or_altered_is_named(folder: Path, name: str)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: d.update(format=2), "format 2"),
+        (lambda d: d.update(format=1), "format 1"),
         (lambda d: d.pop("dim"), "dim"),
         (lambda d: d.update(dim="many"), "many"),
         (lambda d: d.update(version="other"), "description is of other"),
@@ -171,7 +171,7 @@ def test_a_description_that_is_wrong_is_refused_by_what_is_wrong(
         releases_in(folder.parent).load(folder.name)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", '{"format": 1}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", '{"format": 2}', "\x00"])
 def test_a_description_that_is_no_description_is_refused(folder: Path, text: str) -> None:
     (folder / "release.json").write_text(text)
     with pytest.raises(BadRelease, match=r"release\.json"):
