@@ -46,10 +46,12 @@ class TimelineConsumer:
 
     def assigned(self, partition: int) -> int | None:
         source = source_of(self._log, partition)
-        if self._states.position(source) is None:
+        position = self._states.position(source)
+        if position is None:
             self._states.advance(source, None, 0)  # from now on a missing position means a store that was flushed
-        self._at[partition] = self._states.position(source)
-        return self._at[partition] or 0
+            position = self._states.position(source)
+        self._at[partition] = position
+        return position or 0
 
     def revoked(self, partition: int) -> None:
         self._at.pop(partition, None)

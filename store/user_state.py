@@ -82,7 +82,6 @@ class UserStates:
         self._starts = [f"{namespace}:u:{{{tag}}}:".encode() for tag in range(VIRTUAL_PARTITIONS)]
         self._idle_after_s = idle_after_s
         self._holder: str | None = None
-        self._advance = client.register_script(_ADVANCE)
         self._set_aside = client.register_script(_SET_ASIDE)
         self._keep_holding = client.register_script(_KEEP_HOLDING)
 
@@ -136,10 +135,9 @@ class UserStates:
         return [None if position is None else int(position) for position in answer[1:]]
 
     def advance(self, source: int, old: int | None, new: int) -> bool:
-        """Move the position; False, and nothing moved, where it is no longer `old`. Raises StoreUnavailable."""
-        with unavailable_is_ours():
-            moved: Any = self._advance(keys=[self._position_key(source)], args=["" if old is None else old, new])
-        return bool(moved)
+        """As `Update.advance`."""
+        with self.update(source) as update:
+            return update.advance(old, new)
 
     def set_aside(self, user_id: str) -> None:
         """Move a damaged record to `{namespace}:damaged:…`, kept for a week. Leaves a record alone that reads well."""
@@ -275,7 +273,7 @@ class Update:
         return [USERS_PER_CALL * call + place - 1 for call, places in enumerate(answers) for place in places]
 
     def advance(self, old: int | None, new: int) -> bool:
-        """As `UserStates.advance`, once all that was written is answered.
+        """Move the position, once all that was written is answered; False, and nothing moved, where it is not `old`.
 
         Over the very connection the records went by: where a store that lost some has come back meanwhile, it fails.
         """
