@@ -178,8 +178,7 @@ class Loop:
         again = {batch.partition: batch.offsets[0] for batch in batches}
         for partition, offset in (again | error.next_offsets).items():
             if partition in reader.assignment():
-                reader.seek(partition, offset)
-                self._next[partition] = offset
+                self._read_from(reader, partition, offset)
                 self._stored.pop(partition, None)
                 self._committed.pop(partition, None)
         self._measure_lag(reader, is_idle=True)
@@ -226,11 +225,10 @@ class Loop:
             first = next((b.offsets[0] for b in batches if b.partition == partition), None)
             here = reader.positions().get(partition) if first is None else first  # unknown while a broker is away
             if start is not None and start != here:
-                reader.seek(partition, start)
+                self._read_from(reader, partition, start)
                 moved.add(partition)
-            known_start = here if start is None else start
-            if known_start is not None:
-                self._next[partition] = known_start
+            elif here is not None:
+                self._next[partition] = here
         self._owned = owned
         self.progress.rebalances += 1
         return [batch for batch in batches if batch.partition in owned - moved]
@@ -244,8 +242,8 @@ class Loop:
             if start is None:
                 return False
             if start != self._next.get(partition):
-                reader.seek(partition, start)
-                self._next[partition], is_sent = start, True
+                self._read_from(reader, partition, start)
+                is_sent = True
         return is_sent
 
     def _goes_on(self, reader: Reader, batch: Batch) -> bool:
@@ -268,9 +266,13 @@ class Loop:
         if first == wanted:
             return True
         if partition in reader.assignment():
-            reader.seek(partition, wanted)
-            self._next[partition], self._out_of_turn[partition] = wanted, first
+            self._read_from(reader, partition, wanted)
+            self._out_of_turn[partition] = first
         return False
+
+    def _read_from(self, reader: Reader, partition: int, offset: int) -> None:
+        reader.seek(partition, offset)
+        self._next[partition] = offset
 
     def _decoded(self, reader: Reader, batches: Sequence[Batch], stop: threading.Event) -> list[EventColumns]:
         decoded, letters = [], []
