@@ -9,9 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 from store.archive import Archive, ArchiveRow, context_text, day_of
 from stream.decoding import EventColumns
@@ -113,9 +110,5 @@ def archive_row(partition: int, offset: int, appended_ms: int, event: Event) -> 
 def columns_of(rows: Sequence[ArchiveRow], partition: int, next_offset: int) -> EventColumns:
     """Archived events of one partition, in the order of the log, as a reader of the log would hand them out."""
     events = [Event(*row[3:9], context=None if row.context is None else json.loads(row.context)) for row in rows]
-    columns: Any = list(zip(*events, strict=True)) or [()] * len(Event._fields)
-    users, items, kinds, times_ms, event_ids, values, contexts = columns
-    return EventColumns(
-        partition, np.array([row.offset for row in rows], np.int64), [row.appended_ms for row in rows],
-        users, items, kinds, np.array(times_ms, np.int64), event_ids, values, contexts, next_offset,
-    )  # fmt: skip
+    places = [(row.offset, row.appended_ms) for row in rows]
+    return EventColumns.of(partition, places, events, next_offset)

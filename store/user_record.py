@@ -183,14 +183,17 @@ def lengths_of(heads: Heads) -> I64:
 
 def sealed(data: bytes) -> bytes:
     """The record with its magic and checksum filled in; what stands in their place does not matter."""
-    checked = data[CHECKED_FROM:]
-    return MAGIC + crc32c(checked).to_bytes(4, "little") + checked
+    return _with_checksums([data[CHECKED_FROM:]])[0]
 
 
 def all_sealed(fixed: npt.NDArray[np.uint8], parts: Sequence[Sequence[bytes]]) -> list[bytes]:
     """Records of several users, sealed. fixed (users, bytes): heads and sums; parts: by user, what follows these."""
     data, size = fixed[:, CHECKED_FROM:].tobytes(), fixed.shape[1] - CHECKED_FROM
     checked = [b"".join((data[size * place : size * (place + 1)], *part)) for place, part in enumerate(parts)]
+    return _with_checksums(checked)
+
+
+def _with_checksums(checked: Sequence[bytes]) -> list[bytes]:
     return [MAGIC + crc32c(one).to_bytes(4, "little") + one for one in checked]
 
 

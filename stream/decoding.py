@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from math import isfinite
 from typing import Any
 
@@ -60,15 +59,15 @@ class EventColumns:
         return list(zip(self.offsets.tolist(), self.appended_ms, self.events(), strict=True))
 
     @classmethod
-    def of(cls, batch: Batch, events: Sequence[Event], readable: Sequence[bool]) -> EventColumns:
-        """The columns of the events in a batch, where `readable` says which records they are in."""
+    def of(
+        cls, partition: int, places: Sequence[tuple[int, int]], events: Sequence[Event], next_offset: int
+    ) -> EventColumns:
+        """The columns of these events. places: each one's offset, and the time it was appended in ms."""
         columns: Any = list(zip(*events, strict=True)) or [()] * len(Event._fields)
         users, items, kinds, times_ms, event_ids, values, contexts = columns
         return cls(
-            batch.partition,
-            np.array(list(compress(batch.offsets, readable)), np.int64),
-            list(compress(batch.times_ms, readable)),
-            users, items, kinds, np.array(times_ms, np.int64), event_ids, values, contexts, batch.next_offset,
+            partition, np.array([offset for offset, _ in places], np.int64), [at for _, at in places],
+            users, items, kinds, np.array(times_ms, np.int64), event_ids, values, contexts, next_offset,
         )  # fmt: skip
 
 
@@ -146,7 +145,9 @@ def _one_by_one(batch: Batch, latest_ms: int) -> tuple[EventColumns, dict[int, s
             refused[place] = str(error)
         else:
             events.append(event)
-    return EventColumns.of(batch, events, [place not in refused for place in range(len(batch))]), refused
+    places = list(zip(batch.offsets, batch.times_ms, strict=True))
+    readable = [at for place, at in enumerate(places) if place not in refused]
+    return EventColumns.of(batch.partition, readable, events, batch.next_offset), refused
 
 
 def _not_ahead(event: Event, latest_ms: int) -> Event:

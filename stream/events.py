@@ -150,23 +150,25 @@ def decode_event(data: bytes) -> Event:
     return event._replace(value=float(event.value)) if isinstance(event.value, int) else event
 
 
-@lru_cache(maxsize=1 << 16)
 def item_key(item_id: str) -> int:
-    """56-bit key of an item id: what timelines hold, whatever release comes and goes (BLAKE2b, 7 bytes, big-endian)."""
-    return int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=7).digest(), "big")
+    """56-bit key of an item id: what timelines hold, whatever release comes and goes (BLAKE2b, 7 bytes, big-endian).
+
+    Known keys are remembered, a catalogue's fit: a plain dict finds them several times faster than a cache that keeps
+    their order.
+    """
+    key = _KNOWN.get(item_id)
+    if key is None:
+        if len(_KNOWN) >= KNOWN_ITEMS:
+            _KNOWN.clear()
+        key = int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=7).digest(), "big")
+        _KNOWN[item_id] = key
+    return key
 
 
 def item_keys(item_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """`item_key` of each, (len(item_ids),). Known keys are remembered: a catalogue's fit, and a plain dict finds them
-    several times faster than a cache that keeps their order."""
+    """`item_key` of each, (len(item_ids),)."""
     keys = list(map(_KNOWN.get, item_ids))
-    if None in keys:
-        if len(_KNOWN) > KNOWN_ITEMS:
-            _KNOWN.clear()
-        for place, key in enumerate(keys):
-            if key is None:
-                keys[place] = _KNOWN[item_ids[place]] = item_key(item_ids[place])
-    return np.array(keys, np.uint64)
+    return np.array(list(map(item_key, item_ids)) if None in keys else keys, np.uint64)
 
 
 def event_key(event_id: str | None) -> int:
