@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -25,7 +26,7 @@ PROBE_EVERY_S = 0.25
 GIVEN_UP_AFTER_S = 30.0
 
 
-class Worker:
+class Worker(ABC):
     """A thread that repeats `turn` until it is left; what it failed of is raised there."""
 
     def __init__(self) -> None:
@@ -43,9 +44,9 @@ class Worker:
         if self._error is not None and error is None:
             raise self._error
 
+    @abstractmethod
     def turn(self) -> float:
         """Do the next thing; returns how long to rest, in seconds."""
-        raise NotImplementedError
 
     def _run(self) -> None:
         try:
