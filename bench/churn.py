@@ -26,13 +26,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
-from urllib.request import urlopen
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.churn_traffic import LEAVES, Probes, Visitors
 from bench.report import closing, opening, percentiles_ms
+from bench.scraped import scraped
 from bench.world import model
 from ledstream import parts
 from ledstream.settings import Settings, read_settings
@@ -132,7 +132,7 @@ def _sampled(settings: Settings, seconds: float, log: str) -> list[Sample]:
         log_store = stack.enter_context(connect(settings.log)) if log == "redis" else None
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if shown := _metrics(settings):
+            if shown := {sample.name: sample.value for sample in scraped(settings.metrics_port)}:
                 memory = store.info("memory")
                 log_bytes = int(log_store.info("memory")["used_memory"]) if log_store else 0
                 samples.append(
@@ -151,16 +151,6 @@ def _sampled(settings: Settings, seconds: float, log: str) -> list[Sample]:
                     _tell(samples)
             time.sleep(SAMPLE_EVERY_S)
     return samples
-
-
-def _metrics(settings: Settings) -> dict[str, float]:
-    """What the consumer shows, without labels; nothing while it starts."""
-    try:
-        with urlopen(f"http://127.0.0.1:{settings.metrics_port}/metrics", timeout=5) as answer:
-            lines = [line.rpartition(" ") for line in answer.read().decode().splitlines() if line[:1] != "#"]
-    except OSError:
-        return {}
-    return {name.partition("{")[0]: float(value) for name, _, value in lines}
 
 
 def _tell(samples: Sequence[Sample]) -> None:

@@ -9,9 +9,8 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
+from bench.scraped import scraped
 from ledstream.settings import PREFIX, Settings
 from store.embedded import EmbeddedStore
 from tests.servers import free_ports
@@ -19,6 +18,7 @@ from tests.servers import free_ports
 ROOT = Path(__file__).parents[1]
 ENDS_WITHIN_S = 30.0
 ANSWERS_WITHIN_S = 0.5
+OURS = "ledstream_consumer_"
 
 
 class KillableStore(EmbeddedStore):
@@ -87,14 +87,10 @@ class Consumer:
 
     def ask(self) -> None:
         """Look at its metrics, if it answers."""
-        try:
-            with urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=ANSWERS_WITHIN_S) as answer:
-                lines = answer.read().decode().splitlines()
-        except (URLError, OSError):
-            return
-        pairs = [line.rpartition(" ") for line in lines if line.startswith("ledstream_consumer_")]
-        shown = {name.removeprefix("ledstream_consumer_").partition("{")[0]: value for name, _, value in pairs}
-        self._now = {name.removesuffix("_total"): float(value) for name, value in shown.items()}
+        shown = {sample.name: sample.value for sample in scraped(self._port, ANSWERS_WITHIN_S)}
+        if shown:
+            ours = {name.removeprefix(OURS): value for name, value in shown.items() if name.startswith(OURS)}
+            self._now = {name.removesuffix("_total"): value for name, value in ours.items()}
 
     def now(self, name: str) -> float:
         """A counter or gauge of the process that runs, as last seen; 0 before."""

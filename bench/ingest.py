@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from bench.ingest_world import Visits, append, fill
 from bench.report import closing, opening
+from bench.scraped import scraped
 from bench.world import model, servers
 from ledstream import parts
 from ledstream.settings import Settings, read_settings
@@ -212,19 +212,18 @@ def _consumer(settings: Settings, port: int, core: set[int] | None) -> Iterator[
 def _sample(pids: list[int], ports: list[int]) -> Sample:
     now = Sample(time.perf_counter(), sum(map(_cpu_seconds, pids)), 0, 0)
     for port in ports:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                lines = answer.read().decode().splitlines()
-        except OSError:
-            continue
-        values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name[:1] != "#"}
-        now.consumed += values.get('ledstream_consumer_consumed_total{group="timelines"}', 0)
-        now.batches += values.get('ledstream_consumer_batches_total{group="timelines"}', 0)
-        for stage in STAGES:
+        for name, labels, value, *_ in scraped(port):
+            stage = labels.get("stage", "")
             wall, cpu = now.stages.get(stage, (0.0, 0.0))
-            label = f'_total{{group="timelines",stage="{stage}"}}'
-            wall += values.get(f"ledstream_consumer_stage_seconds{label}", 0)
-            now.stages[stage] = wall, cpu + values.get(f"ledstream_consumer_stage_cpu_seconds{label}", 0)
+            match name.removeprefix("ledstream_consumer_"):
+                case "consumed_total":
+                    now.consumed += value
+                case "batches_total":
+                    now.batches += value
+                case "stage_seconds_total":
+                    now.stages[stage] = wall + value, cpu
+                case "stage_cpu_seconds_total":
+                    now.stages[stage] = wall, cpu + value
     return now
 
 
@@ -234,10 +233,9 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _spent(first: Sample, last: Sample) -> dict[str, tuple[float, float]]:
-    return {
-        stage: (last.stages[stage][0] - first.stages[stage][0], last.stages[stage][1] - first.stages[stage][1])
-        for stage in STAGES
-    }
+    none = (0.0, 0.0)
+    ends = ((stage, first.stages.get(stage, none), last.stages.get(stage, none)) for stage in STAGES)
+    return {stage: (to[0] - since[0], to[1] - since[1]) for stage, since, to in ends}
 
 
 def _show_stages(first: Sample, last: Sample, events: float) -> None:
