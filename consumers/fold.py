@@ -99,7 +99,7 @@ def fold_batch(
     heads["earlier"] = np.fromiter(map(len, earlier), np.int64, len(stored)) // POSITION.itemsize
     changed = np.flatnonzero(fresh.touched)
     fixed = np.concatenate([as_bytes(heads[changed]), as_bytes(steps[changed])], axis=1)
-    records = all_sealed(fixed, [(ids[user], earlier[user], kept[user], new[user]) for user in changed.tolist()])
+    records = all_sealed(fixed, [_chosen(part, changed) for part in (ids, earlier, kept, new)])
     return changed, records, fresh.counts
 
 
@@ -123,7 +123,7 @@ def take_effect(arrivals: Arrivals, stored: Stored, source: int, remembered: int
 
 
 def _suspicious(arrivals: Arrivals, stored: Stored, new: Bool) -> I64:
-    """Users with an erasure, or with an event key that occurs twice."""
+    """Users with an erasure, or with an event key that occurs twice; a few others may be among them."""
     with_id = np.flatnonzero(new & (arrivals.events != 0))
     owner, keys = arrivals.owner[with_id], arrivals.events[with_id]
     known = (stored.recent_ids()[owner] == keys[:, None]).any(axis=1)
@@ -268,6 +268,10 @@ def _steps_in_time(arrivals: Arrivals, stored: Stored, fresh: Fresh, cut: Cut) -
         place = fresh.place[first[user] + RANKS_TOGETHER : first[user] + cut.fresh[user]]
         codes[place], kept[place] = steps_from(int(at[user]), arrivals.times_ms[place].tolist())
     return codes, kept
+
+
+def _chosen(part: list[bytes], users: I64) -> list[bytes]:
+    return part if len(users) == len(part) else [part[user] for user in users.tolist()]
 
 
 def _by_user(data: bytes, owner: I64, users: int, size: int) -> list[bytes]:

@@ -79,11 +79,9 @@ class Stored:
         return kept
 
     def recent_ids(self) -> npt.NDArray[np.uint32]:
-        """(users, IDS_KEPT) event keys of each one's newest events; 0 for an event without id, or for no event."""
-        data = [
-            value[start:end].rjust(4 * IDS_KEPT, b"\0") if value else _NO_IDS
-            for value, start, end in zip(self.values, self._ids_at, self._earlier_at, strict=True)
-        ]
+        """(users, IDS_KEPT) event keys of each one's newest events; before them, where there are fewer, anything."""
+        size = 4 * IDS_KEPT
+        data = [value[end - size : end] or _NO_IDS for value, end in zip(self.values, self._earlier_at, strict=True)]
         return np.frombuffer(b"".join(data), "<u4").reshape(-1, IDS_KEPT)
 
     def identities(self, user: int) -> list[Identity]:

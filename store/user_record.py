@@ -17,8 +17,10 @@ repeated sends, which come soon after the first: IDS_KEPT are enough.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,7 @@ HEAD = np.dtype(
 )  # fmt: skip
 ENTRY = np.dtype([("word", "<u8"), ("gap", "<u2")])  # item key << 8 | kind code; the step from the event before
 TIMELINE = np.dtype([("item", "<u8"), ("time_ms", "<i8"), ("event", "<u4"), ("kind", "u1")])
+_SEAL = np.dtype([("magic", "S2"), ("crc", "<u4")])  # what a HEAD begins with
 POSITION = np.dtype([("source", "<u8"), ("offset", "<i8")])
 CHECKED_FROM = 6
 FENCE_BYTES = 22  # magic, checksum, source, offset: no two different records of a user share them
@@ -183,23 +186,33 @@ def lengths_of(heads: Heads) -> I64:
 
 def sealed(data: bytes) -> bytes:
     """The record with its magic and checksum filled in; what stands in their place does not matter."""
-    return _with_checksums([data[CHECKED_FROM:]])[0]
+    return all_sealed(np.frombuffer(data, np.uint8)[None, :], ())[0]
 
 
 def all_sealed(fixed: npt.NDArray[np.uint8], parts: Sequence[Sequence[bytes]]) -> list[bytes]:
-    """Records of several users, sealed. fixed (users, bytes): heads and sums; parts: by user, what follows these."""
-    data, size = fixed[:, CHECKED_FROM:].tobytes(), fixed.shape[1] - CHECKED_FROM
-    checked = [b"".join((data[size * place : size * (place + 1)], *part)) for place, part in enumerate(parts)]
-    return _with_checksums(checked)
+    """Records of several users, sealed. fixed (users, bytes): heads and sums; parts: what follows, each by user.
 
-
-def _with_checksums(checked: Sequence[bytes]) -> list[bytes]:
-    return [MAGIC + crc32c(one).to_bytes(4, "little") + one for one in checked]
+    They are made as one piece: pieces of a user's own would be copied once more for the checksum in front.
+    """
+    size, data = fixed.shape[1], fixed.tobytes()
+    starts_with = [data[size * place : size * (place + 1)] for place in range(len(fixed))]
+    lengths = sum((np.fromiter(map(len, part), np.int64, len(fixed)) for part in parts), np.full(len(fixed), size))
+    ends = np.cumsum(lengths)
+    whole = bytearray().join(chain.from_iterable(zip(starts_with, *parts, strict=True)))
+    seals, starts, stops = np.empty(len(fixed), _SEAL), (ends - lengths), ends.tolist()
+    view = memoryview(whole)
+    seals["magic"] = MAGIC
+    seals["crc"] = [
+        crc32c(view[start:stop]) for start, stop in zip((starts + CHECKED_FROM).tolist(), stops, strict=True)
+    ]
+    np.frombuffer(whole, np.uint8)[starts[:, None] + np.arange(CHECKED_FROM)] = as_bytes(seals)
+    done = bytes(whole)
+    return [done[start:stop] for start, stop in zip(starts.tolist(), stops, strict=True)]
 
 
 def as_bytes(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """The rows (n, …) of an array as (n, bytes of one)."""
-    size = rows.itemsize * (rows.size // len(rows)) if len(rows) else 0
+    size = rows.itemsize * math.prod(rows.shape[1:])
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), size)
 
 
@@ -224,6 +237,10 @@ def steps_from(start_ms: int, times_ms: Sequence[int]) -> tuple[list[int], list[
     """Codes of the steps from a time as kept through these times, and these times as kept."""
     codes, kept, at = [], [], start_ms
     for time_ms in times_ms:
+        if 0 <= time_ms - at < 2048:  # as most are
+            codes.append(time_ms - at)
+            kept.append(at := time_ms)
+            continue
         size = min(abs(time_ms - at), LONGEST_STEP_MS)
         shift = max(size.bit_length() - 11, 0)
         fraction = size + (1 << shift >> 1) >> shift
