@@ -13,6 +13,11 @@ from stream.decoding import EventColumns
 from stream.events import ERASE, event_keys, item_keys, kind_code
 
 
+def users_of(columns: EventColumns) -> list[str]:
+    """The distinct users of a batch as they first come."""
+    return list(dict.fromkeys(columns.users))
+
+
 @dataclass(frozen=True)
 class Arrivals:
     """Events of one partition, ordered by user and then by log.
@@ -32,9 +37,9 @@ class Arrivals:
 
     @classmethod
     def of(cls, columns: EventColumns) -> Arrivals:
-        """The events of a batch."""
-        n = len(columns)
-        place = dict(zip(dict.fromkeys(columns.users), range(n), strict=False))
+        """The events of a batch; its users as they first come."""
+        n, users = len(columns), users_of(columns)
+        place = dict(zip(users, range(n), strict=False))
         owner = np.fromiter(map(place.__getitem__, columns.users), np.int64, n)
         names = set(columns.kinds)
         codes = {name: kind_code(name) for name in names}
@@ -42,7 +47,7 @@ class Arrivals:
         erases = np.fromiter((kind == ERASE for kind in columns.kinds), np.bool_, n) if ERASE in names else None
         order = np.argsort(owner, kind="stable")
         return cls(
-            list(place),
+            users,
             owner[order],
             columns.offsets[order],
             columns.times_ms[order],

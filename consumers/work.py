@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from consumers.arrivals import Arrivals
+from consumers.arrivals import Arrivals, users_of
 from consumers.fold import Counts, fold_batch
 from consumers.stored import Stored
 from led.encoder import I64
@@ -50,8 +50,8 @@ class Work:
     def __init__(self, batch: EventColumns, target: Target, at: int | None, stages: Stages) -> None:
         self.batch, self._target, self._at, self._stages = batch, target, at, stages
         with stages("group"):
-            self._arrivals = Arrivals.of(batch)
-            self._keys = target.states.keys(self._arrivals.users)
+            self._keys = target.states.keys(users_of(batch))
+        self._arrivals: Arrivals | None = None  # made while the store looks up the first records
         self._folded: dict[int, Counts] = {}
         self._update: Update | None = None
         self._sent: list[I64] = []
@@ -70,7 +70,11 @@ class Work:
         self.drop()
         self._update = self._target.states.update(self._target.source)
         try:
-            self._sent = self._store(self._update, self._arrivals, self._keys)
+            asked = _ask(self._update, self._keys)
+            if self._arrivals is None:
+                with self._stages("group"):
+                    self._arrivals = Arrivals.of(self.batch)
+            self._sent = self._store(self._update, asked, self._arrivals, self._keys)
         except BaseException:
             self.drop()
             raise
@@ -100,22 +104,20 @@ class Work:
     def _catch_up(self, overtaken: I64) -> None:
         """Fold again for those whose record was written by another process between our reading and our writing."""
         while len(overtaken):
+            assert self._arrivals is not None
             self.refused += len(overtaken)
             arrivals, keys = self._arrivals.only(overtaken), [self._keys[user] for user in overtaken.tolist()]
             with self._target.states.update(self._target.source) as update:
-                overtaken = overtaken[_refused(update, self._store(update, arrivals, keys))]
+                sent = self._store(update, _ask(update, keys), arrivals, keys)
+                overtaken = overtaken[_refused(update, sent)]
 
-    def _store(self, update: Update, arrivals: Arrivals, keys: list[bytes]) -> list[I64]:
+    def _store(self, update: Update, asked: Sequence[slice], arrivals: Arrivals, keys: list[bytes]) -> list[I64]:
         """Fold the events and send the records, a part of the users at a time; returns the users of every part.
 
-        While one part is folded, the store looks up the next and writes those before.
+        While one part is folded, the store looks up those that follow and writes those before.
         """
-        parts = [slice(start, start + USERS_AT_ONCE) for start in range(0, len(keys), USERS_AT_ONCE)]
         sent = []
-        update.ask(keys[parts[0]])
-        for number, part in enumerate(parts):
-            if number + 1 < len(parts):
-                update.ask(keys[parts[number + 1]])
+        for part in asked:
             with self._stages("read"):
                 old = self._records(update, arrivals.users[part])
             with self._stages("fold"):
@@ -145,6 +147,14 @@ class Work:
             self.damaged += 1
             records[place] = NOTHING
         return records
+
+
+def _ask(update: Update, keys: list[bytes]) -> list[slice]:
+    """Ask for the records at the keys; returns which users are answered together."""
+    parts = [slice(start, start + USERS_AT_ONCE) for start in range(0, len(keys), USERS_AT_ONCE)]
+    for part in parts:
+        update.ask(keys[part])
+    return parts
 
 
 def _refused(update: Update, sent: Sequence[I64]) -> I64:
