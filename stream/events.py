@@ -168,7 +168,9 @@ def item_key(item_id: str) -> int:
 def item_keys(item_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
     """`item_key` of each, (len(item_ids),)."""
     keys = list(map(_KNOWN.get, item_ids))
-    return np.array(list(map(item_key, item_ids)) if None in keys else keys, np.uint64)
+    if None in keys:
+        keys = [item_key(item_id) if key is None else key for item_id, key in zip(item_ids, keys, strict=True)]
+    return np.array(keys, np.uint64)
 
 
 def event_key(event_id: str | None) -> int:
