@@ -274,8 +274,9 @@ class Update:
             part = slice(start, start + USERS_PER_CALL)
             fences = b"".join([was[:FENCE_BYTES].ljust(FENCE_BYTES, b"\0") for was in old[part]])
             lengths = struct.pack(f"<{len(new[part])}H", *map(len, new[part]))
-            call = b"EVALSHA", _REPLACE_SHA, len(keys[part]), *keys[part], self._idle_after_s
-            calls.append((*call, fences, lengths, b"".join(new[part])))
+            records = b"".join(new[part])
+            of_all = self._idle_after_s, fences, lengths, records
+            calls.append((b"EVALSHA", _REPLACE_SHA, len(keys[part]), *keys[part], *of_all))
         self._writes.send(calls)
 
     def refused(self) -> list[int]:
