@@ -124,6 +124,8 @@ class EmbeddedStore:
             "unixsocketperm": "700",
             "dir": str(self._dir.resolve()),
             "appendonly": "yes",
+            # Every event writes a whole record: the file doubles soon, and copying all users that often costs a core.
+            "auto-aof-rewrite-percentage": "300",
             "appendfsync": "everysec",
             "save": "",
             "maxmemory-policy": "noeviction",
