@@ -38,8 +38,14 @@ class LowRecall(ValueError):
 class ItemIndex(Protocol):
     """Rows of the best items for queries; exact or nearly so."""
 
+    def scored(self, queries: F32, k: int) -> tuple[F32, I64]:
+        """Exact scores and rows (q, k) for queries (q, dim + 1), best first; -inf and -1 where there are fewer than k.
+
+        A score is the float32 inner product of query and item, up to the order of summation.
+        """
+
     def search(self, queries: F32, k: int) -> I64:
-        """Rows (q, k) for queries (q, dim + 1), best first; -1 where there are fewer than k."""
+        """The rows of `scored`."""
 
     def save(self, path: Path) -> None:
         """Write the index to one file."""
@@ -57,12 +63,11 @@ class ExactIndex:
         index.add(items)
         return cls(index)
 
-    def search(self, queries: F32, k: int) -> I64:
-        return np.asarray(self._index.search(queries, k)[1], dtype=np.int64)
+    def scored(self, queries: F32, k: int) -> tuple[F32, I64]:
+        return _filled(*self._index.search(queries, k))
 
-    def scores(self, queries: F32, k: int) -> F32:
-        """The k best scores of each query, (q, k), best first."""
-        return np.asarray(self._index.search(queries, k)[0], dtype=np.float32)
+    def search(self, queries: F32, k: int) -> I64:
+        return self.scored(queries, k)[1]
 
     def save(self, path: Path) -> None:
         faiss.write_index(self._index, str(path))
@@ -88,9 +93,12 @@ class ClusteredIndex:
     def clusters(self) -> int:
         return int(self._index.nlist)
 
-    def search(self, queries: F32, k: int) -> I64:
+    def scored(self, queries: F32, k: int) -> tuple[F32, I64]:
         parameters = faiss.SearchParametersIVF(nprobe=self.probes)  # type: ignore[call-arg]
-        return np.asarray(self._index.search(queries, k, params=parameters)[1], dtype=np.int64)
+        return _filled(*self._index.search(queries, k, params=parameters))
+
+    def search(self, queries: F32, k: int) -> I64:
+        return self.scored(queries, k)[1]
 
     def save(self, path: Path) -> None:
         faiss.write_index(self._index, str(path))
@@ -136,7 +144,7 @@ def use_threads(threads: int) -> None:
 
 def least_scores(items: F32, queries: F32, k: int) -> F32:
     """The k-th best exact score of each query, (q,): what an item must reach to be rightly among the best k."""
-    return np.asarray(ExactIndex.over(items).scores(queries, k)[:, -1], dtype=np.float32)
+    return np.asarray(ExactIndex.over(items).scored(queries, k)[0][:, -1], dtype=np.float32)
 
 
 def measure_recall(index: ItemIndex, items: F32, queries: F32, least: F32, k: int = MEASURED_AT) -> float:
@@ -154,6 +162,12 @@ def measure_recall(index: ItemIndex, items: F32, queries: F32, least: F32, k: in
 def has_room(index: ItemIndex, queries: F32) -> bool:
     """Whether nearly every query gets ROOM rows: requests hide what was seen and excluded, and still want k."""
     return bool((index.search(queries, ROOM)[:, -1] >= 0).mean() >= HAVE_ROOM)
+
+
+def _filled(scores: F32, rows: I64) -> tuple[F32, I64]:
+    """What faiss found, with -inf for the lowest number it puts where nothing is."""
+    scores[rows < 0] = -np.inf
+    return scores, rows
 
 
 def _widening(clusters: int) -> list[int]:

@@ -62,6 +62,19 @@ def test_recall_is_what_the_report_says_on_items_of_very_uneven_length(large: tu
     assert recall(index, strangers, items) > 0.5, "users it was not tested on"
 
 
+@pytest.mark.parametrize("how_many", [500, 8_000])
+def test_scores_are_exact_and_go_down(how_many: int, tmp_path: Path) -> None:
+    items, users = clustered(how_many)
+    index, report = build(items, users)
+    for one in (index, again(index, report, tmp_path)):
+        scores, rows = one.scored(users, 30)
+        assert scores.dtype == np.float32
+        assert (rows >= 0).all()
+        np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", users, items[rows]), rtol=1e-4, atol=1e-4)
+        assert (np.diff(scores) <= 0).all()
+        np.testing.assert_array_equal(one.search(users, 30), rows)
+
+
 def test_more_recall_is_bought_with_a_wider_search(large: tuple[F32, F32]) -> None:
     items, users = large
     recalls = [build(items, users, min_recall=wanted)[1]["recall20"] for wanted in (0.5, 0.95, 0.999)]
@@ -84,6 +97,7 @@ def test_items_that_are_all_alike_still_make_an_index() -> None:
 def test_fewer_items_than_asked_for_are_filled_with_minus_one() -> None:
     items, users = clustered(3)
     index, _ = build(items, users)
-    found = index.search(users, 5)
+    scores, found = index.scored(users, 5)
     assert (found[:, 3:] == -1).all()
+    assert (scores[:, 3:] == -np.inf).all()
     assert (np.sort(found[:, :3]) == [0, 1, 2]).all()
