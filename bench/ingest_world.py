@@ -14,9 +14,9 @@ import numpy as np
 from bench.world import item_id, item_keys
 from consumers.arrivals import Arrivals
 from consumers.fold import fold_batch
-from consumers.stored import Stored
 from led.encoder import I64
 from store.releases import Release
+from store.stored import Stored
 from store.user_record import CHECKED_FROM, FENCE_BYTES, POSITION, sealed
 from store.user_state import NOTHING, UserStates
 from stream.events import Event, encode_event, kind_code

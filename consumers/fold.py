@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from consumers.arrivals import Arrivals
-from consumers.stored import Identity, Stored, flat_entries
 from led.encoder import I64, NEVER_MS, Bool, Events, encode, fold, worn
 from store.releases import Release
+from store.stored import Identity, Stored, flat_entries
 from store.user_record import (
     ENTRY,
     HEAD,

@@ -10,9 +10,9 @@ import numpy as np
 
 from consumers.arrivals import Arrivals, users_of
 from consumers.fold import Counts, fold_batch
-from consumers.stored import Stored
 from led.encoder import I64
 from store.releases import Release
+from store.stored import Stored
 from store.user_record import damaged
 from store.user_state import NOTHING, Update, UserStates
 from stream.decoding import EventColumns

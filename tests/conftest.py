@@ -13,7 +13,10 @@ from hypothesis import settings
 
 from store.connection import Client, connect
 from store.embedded import EmbeddedStore
+from store.user_state import UserStates
+from tests.records import lengths
 from tests.servers import KafkaCluster, KafkaServer, RedisServer, ServerMissing, has_container_engine
+from tests.troubled_log import TroubledLog
 
 # A busy machine is no failure: examples may take as long as they need.
 settings.register_profile("patient", deadline=None)
@@ -47,6 +50,18 @@ def redis_client(redis_address: str) -> Iterator[Client]:
     """A client of bytes. The server is shared: keep to the `namespace`."""
     with connect(redis_address) as client:
         yield client
+
+
+@pytest.fixture
+def log() -> TroubledLog:
+    """In memory, of two partitions; modules about other logs have a `log` of their own."""
+    return TroubledLog(partitions=2)
+
+
+@pytest.fixture
+def states(redis_client: Client, namespace: str) -> UserStates:
+    """Of users that nobody has seen yet."""
+    return UserStates(redis_client, namespace, lengths)
 
 
 @pytest.fixture(scope="session")

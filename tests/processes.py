@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,8 +15,11 @@ from store.connection import connect
 from store.user_record import UserRecord, source_of
 from store.user_state import UserStates
 from stream.events import Event, encode_event
-from stream.log import Entry, LogUnavailable, UnknownTopic
+from stream.log import Entry, LogUnavailable
 from stream.topics import EVENTS
+from tests.eventually import until
+
+SETTLES_WITHIN_S = 60.0  # a reader that died is waited for first, and a machine may be busy
 
 
 class Processes:
@@ -52,9 +54,9 @@ class Processes:
         refused = [stored for stored in self.log.append(EVENTS, entries) if isinstance(stored, LogUnavailable)]
         assert not refused, refused[0]
 
-    def is_applied(self) -> bool:
-        """Whether all that is in the log is in the records."""
-        return self.lag() == 0
+    def settle(self) -> None:
+        """Returns once all that is in the log is in the records."""
+        until(lambda: self.lag() == 0, SETTLES_WITHIN_S)
 
     def lag(self) -> int:
         """Records of the log that are not in the users' records."""
@@ -76,16 +78,3 @@ class Processes:
         (found,) = self.states.read([user])
         assert isinstance(found, UserRecord), found
         return found
-
-
-def until(is_true: Callable[[], bool], within_s: float = 60.0) -> None:
-    """Returns once it is true; what has no answer yet is not."""
-    deadline = time.monotonic() + within_s
-    while True:
-        try:
-            if is_true():
-                return
-        except (LogUnavailable, UnknownTopic):
-            pass
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -292,9 +293,13 @@ def has_container_engine() -> bool:
 
 
 def free_ports(how_many: int) -> list[int]:
-    """Loopback ports nobody listens on; all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(how_many)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Loopback ports nobody listens on; all different.
+
+    Below those that the system gives to outgoing connections: while a server is down none of them takes its port.
+    """
+    ports: set[int] = set()
+    while len(ports) < how_many:
+        port = 10_000 + secrets.randbelow(22_000)  # not from `random`, which Hypothesis makes the same in every process
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.add(port)
+    return list(ports)

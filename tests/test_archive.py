@@ -70,11 +70,6 @@ def archived(log: TroubledLog, archive: Archive, *, flush_events: int = 4, max_r
     return handler
 
 
-@pytest.fixture
-def log() -> TroubledLog:
-    return TroubledLog(partitions=2)
-
-
 @given(
     days=st.lists(st.integers(0, 2), min_size=1, max_size=40),
     deaths=st.lists(st.sampled_from(["before", "after", "at the commit", "none"]), max_size=8),

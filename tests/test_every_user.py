@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench.every_user import Comparison, Expected, compare, folded
-from store.connection import Client
 from store.releases import Release
 from store.user_state import UserStates
 from stream.events import ERASE, Event
-from tests.records import lengths, put
+from tests.records import put
 from tests.worlds import NOW_MS, records, releases, two_tastes, viewed
 
 EVENTS = {f"user-{i}": viewed(f"user-{i}", *(f"hat-{j:02}" for j in range(1 + i % 7))) for i in range(20)}
@@ -23,11 +22,6 @@ EVENTS = {f"user-{i}": viewed(f"user-{i}", *(f"hat-{j:02}" for j in range(1 + i 
 def release(tmp_path: Path) -> Release:
     folder = releases(tmp_path)
     return folder.load(folder.publish(two_tastes(), now_ms=NOW_MS))
-
-
-@pytest.fixture
-def states(redis_client: Client, namespace: str) -> UserStates:
-    return UserStates(redis_client, namespace, lengths)
 
 
 def logged(events: dict[str, list[Event]]) -> Iterator[tuple[int, int, Event]]:

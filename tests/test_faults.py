@@ -14,7 +14,8 @@ from bench.faults import Options, is_good, run
 from bench.world import events
 from stream.events import Event
 from tests.conftest import missing
-from tests.processes import Processes, until
+from tests.eventually import until
+from tests.processes import Processes
 from tests.servers import ServerMissing, kafka_libs
 from tests.store_proxy import Command, StoreProxy
 
@@ -58,26 +59,26 @@ def test_a_consumer_that_wakes_after_its_session_with_a_batch_in_hand_overwrites
     ):
         sleeper = processes.consumer("sleeper", store=proxy.address)
         processes.send(made(3000, seed=1))
-        until(processes.is_applied)
+        processes.settle()
 
         is_armed.set()
         processes.send(made(1000, seed=2))
         assert is_halted.wait(20)
         other = processes.consumer("other")
-        until(processes.is_applied)
+        processes.settle()
         processes.send(made(1000, seed=3))
-        until(processes.is_applied)
+        processes.settle()
         before = stored(processes)
 
         may_pass.set()  # the write it was halted in arrives only now
         sleeper.wake()
-        until(lambda: sleeper.asked("rewinds") >= 1)
+        until(lambda: sleeper.asked("rewinds") >= 1, 60)
         assert "reading on from there" in sleeper.log.read_text()
         assert stored(processes) == before
 
         consumed = [one.asked("consumed") for one in (sleeper, other)]
-        until(lambda: is_shared_out(processes, [sleeper, other], consumed))
-        until(processes.is_applied)
+        until(lambda: is_shared_out(processes, [sleeper, other], consumed), 60)
+        processes.settle()
         agrees(processes.compared())
         assert [sleeper.end(), other.end()] == [0, 0]
 

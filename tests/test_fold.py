@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from consumers.arrivals import Arrivals
 from consumers.fold import Counts, fold_batch
-from consumers.stored import Stored
 from led.encoder import F64
 from store.releases import Release
+from store.stored import Stored
 from store.user_record import IDS_KEPT, UserRecord, decode_record, source_of
 from store.user_record import check as check_bytes
 from store.user_state import user_vectors

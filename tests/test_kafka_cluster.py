@@ -22,6 +22,7 @@ from stream.kafka_log import KafkaLog
 from stream.log import Entry, Log, Position
 from stream.loop import Loop
 from stream.topics import EVENTS, topics
+from tests.eventually import until
 from tests.servers import KafkaCluster
 
 SENDS_PER_S, SENDERS, PARTITIONS = 500, 4, 4
@@ -143,10 +144,7 @@ def longest_gap_s(times: list[list[float]], since: float) -> float:
 
 def wait_for_all(times: list[list[float]], after: float) -> None:
     """Until something happened in every partition."""
-    deadline = time.monotonic() + 2 * GOES_ON_WITHIN_S
-    while not all(ours[-1] > after for ours in times):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: all(ours[-1] > after for ours in times), 2 * GOES_ON_WITHIN_S)
 
 
 @pytest.fixture(params=[KafkaLog, ConfluentLog], ids=["kafka-python", "confluent"])

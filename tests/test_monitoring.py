@@ -7,8 +7,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -23,13 +22,13 @@ from ledstream import parts
 from ledstream.settings import read_settings
 from store.embedded import EmbeddedStore
 from stream.announcements import announce
+from tests.eventually import until
 from tests.servers import free_ports
 from tests.worlds import NOW_MS, two_tastes
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 OF_PROMETHEUS = {"job", "instance", "le"}
-WITHIN_S = 30.0
 
 Shown = dict[str, set[str]]
 
@@ -65,12 +64,12 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
             process = stack.enter_context(subprocess.Popen(command, env=environ, cwd=ROOT))
             stack.callback(process.terminate)
         server = f"http://127.0.0.1:{ports['serve']}"
-        _until(lambda: httpx.get(f"{server}/readyz").json()["release"] is not None)
+        until(lambda: httpx.get(f"{server}/readyz").json()["release"] is not None)
         event = {"user_id": "ana", "item_id": "hat-00", "kind": "view"}
         assert httpx.post(f"{server}/v1/events", json=event).status_code == 202
         assert httpx.get(f"{server}/v1/recommendations?user=ana").status_code == 200
         for name in ("timelines", "archive"):
-            _until(lambda name=name: f'consumed_total{{group="{name}"}} 1.0' in _metrics(ports[name]))  # type: ignore[misc]
+            until(lambda name=name: f'consumed_total{{group="{name}"}} 1.0' in _metrics(ports[name]))  # type: ignore[misc]
         yield {
             sample.name: set(sample.labels)
             for port in ports.values()
@@ -160,15 +159,3 @@ def _publish(folder: Path) -> None:
 
 def _metrics(port: int) -> str:
     return httpx.get(f"http://127.0.0.1:{port}/metrics").text
-
-
-def _until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while True:
-        try:
-            if is_true():
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)

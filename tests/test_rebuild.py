@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from store.user_state import UserStates
 from stream.events import Event, encode_event, erasure
 from stream.log import Entry, Log
 from stream.topics import EVENTS
+from tests.eventually import until
 from tests.store_proxy import Command, StoreProxy
 from tests.troubled_log import TroubledLog, consume
 from training.progress import silent
@@ -123,21 +124,14 @@ def test_a_consumer_that_runs_waits_for_the_rebuild_and_goes_on_behind_the_archi
     process = threading.Thread(target=run)
     process.start()
     archived(settings, log)
-    until(lambda: None not in contents(states))
+    until(lambda: None not in contents(states), 15)
     whole = contents(states)
     wreck(redis_client, settings.namespace)
     rebuild(settings, log, states).from_archive()
     send(log, views(1, first=200))
-    until(lambda: contents(states)[1:] == whole[1:] and contents(states)[:1] != whole[:1])
+    until(lambda: contents(states)[1:] == whole[1:] and contents(states)[:1] != whole[:1], 15)
     stop.set()
     process.join()
-
-
-def until(is_true: Callable[[], bool], within_s: float = 15.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_users_long_gone_are_left_out_and_an_erasure_is_heeded(
@@ -253,11 +247,11 @@ def test_a_rebuild_killed_in_the_middle_and_run_again_beside_running_consumers_g
             assert "40 users from 4,000 events in " in capsys.readouterr().out
             assert contents(states) == whole
             send(log, views(40, first=4000))
-            until(lambda: sum(record.applied for record in records(states)) == 4040)
+            until(lambda: sum(record.applied for record in records(states)) == 4040, 15)
             wreck(client, settings.namespace)
             assert main(["rebuild"]) == 0
             assert "consumers read 4,040 records of the log again" in capsys.readouterr().out
-            until(lambda: sum(record.applied for record in records(states)) == 4040)
+            until(lambda: sum(record.applied for record in records(states)) == 4040, 15)
         log.close()
 
 

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,6 +14,7 @@ import pytest
 from ledstream.process import check_free
 from ledstream.settings import SettingsError
 from store.embedded import EmbeddedStore
+from tests.eventually import until
 from tests.servers import free_ports
 
 ROOT = Path(__file__).parents[1]
@@ -29,10 +28,10 @@ def test_a_killed_server_leaves_no_worker_behind_and_its_port_free(tmp_path: Pat
     with EmbeddedStore(tmp_path):
         with subprocess.Popen([sys.executable, "-m", "ledstream", "serve"], env=environ, cwd=ROOT) as server:
             try:
-                _wait_until(lambda: _answers(port))
+                until(lambda: _answers(port), 20)
             finally:
                 server.send_signal(signal.SIGKILL)
-        _wait_until(lambda: _is_free(port))
+        until(lambda: _is_free(port), 20)
         assert not _answers(port)
 
 
@@ -49,10 +48,3 @@ def _is_free(port: int) -> bool:
     except SettingsError:
         return False
     return True
-
-
-def _wait_until(is_true: Callable[[], bool], within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)

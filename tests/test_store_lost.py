@@ -28,16 +28,6 @@ from tests.timeline_world import consumer, forget_all, seen, stretch, viewed
 from tests.troubled_log import TroubledLog, consume
 
 
-@pytest.fixture
-def log() -> TroubledLog:
-    return TroubledLog(partitions=2)
-
-
-@pytest.fixture
-def states(redis_client: Client, namespace: str) -> UserStates:
-    return UserStates(redis_client, namespace, lengths)
-
-
 def test_a_store_flushed_under_a_running_consumer_is_filled_again_from_the_log(
     log: TroubledLog, states: UserStates, redis_client: Client, namespace: str
 ) -> None:

@@ -30,16 +30,6 @@ from tests.timeline_world import (
 from tests.troubled_log import Crash, TroubledLog, consume
 
 
-@pytest.fixture
-def log() -> TroubledLog:
-    return TroubledLog(partitions=2)
-
-
-@pytest.fixture
-def states(redis_client: Client, namespace: str) -> UserStates:
-    return UserStates(redis_client, namespace, lengths)
-
-
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     return published(tmp_path_factory.mktemp("releases"), model(items(20)))

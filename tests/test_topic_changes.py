@@ -19,7 +19,8 @@ from stream.events import Event, encode_event, item_key
 from stream.kafka_log import KafkaLog
 from stream.log import Entry, Position
 from stream.topics import EVENTS
-from tests.processes import Processes, until
+from tests.eventually import until
+from tests.processes import Processes
 from tests.servers import KafkaServer
 
 USERS = 100
@@ -93,11 +94,11 @@ def test_partitions_added_while_events_flow_cost_no_event_and_count_none_twice(
     flow = Flow(log)
     consumers = [processes.consumer(name) for name in ("one", "other")]
     with flow.running():
-        until(lambda: flow.sent > 200 and processes.lag() < 100)
+        until(lambda: flow.sent > 200 and processes.lag() < 100, 60)
         administrator.create_partitions({processes.topic: 4})
-        until(lambda: flow.partitions == {0, 1, 2, 3})
-        until(lambda: processes.log.partitions(EVENTS) == 4 and processes.lag() < 100, within_s=90)
-    until(processes.is_applied)
+        until(lambda: flow.partitions == {0, 1, 2, 3}, 60)
+        until(lambda: processes.log.partitions(EVENTS) == 4 and processes.lag() < 100, 90)
+    processes.settle()
     log.close()
     for user in range(USERS):
         assert Counter(items_of(processes, user)) == Counter(keys_of(range(flow.sent), user))
@@ -109,17 +110,17 @@ def test_a_topic_made_again_ends_the_consumers_with_a_sentence_and_is_read_from_
 ) -> None:
     consumers = [processes.consumer(name) for name in ("one", "other")]
     processes.send(viewed(range(2000)))
-    until(processes.is_applied)
+    processes.settle()
     old = processes.log.identity(EVENTS)
     administrator.delete_topics([processes.topic])
-    until(lambda: is_made_again(processes, old))
-    until(lambda: is_sent(processes, range(2000, 3000)))
+    until(lambda: is_made_again(processes, old), 60)
+    until(lambda: is_sent(processes, range(2000, 3000)), 60)
     for one in consumers:
         assert one.wait(60) == 2
         assert "events is gone" in one.last_words or "topic events does not exist" in one.last_words
         assert "Traceback" not in one.log.read_text()
         one.start()
-    until(processes.is_applied)
+    processes.settle()
     for user in range(USERS):
         assert items_of(processes, user) == keys_of(range(3000), user)
     assert [one.end() for one in consumers] == [0, 0]
@@ -143,17 +144,17 @@ def test_records_deleted_while_the_consumer_was_away_are_reported_as_lost_once_a
 ) -> None:
     consumer = processes.consumer("one")
     processes.send(viewed(range(1000)))
-    until(processes.is_applied)
+    processes.settle()
     assert consumer.end() == 0
     processes.send(viewed(range(1000, 3000)))
     at = processes.positions()
     starts = {number: position + 400 for number, position in enumerate(at)}
     administrator.delete_records({TopicPartition(processes.topic, n): start for n, start in starts.items()})
     consumer.start()
-    until(processes.is_applied)
+    processes.settle()
     processes.send(viewed(range(3000, 3100)))
-    until(processes.is_applied)
-    until(lambda: consumer.asked("lost") == 800)
+    processes.settle()
+    until(lambda: consumer.asked("lost") == 800, 60)
     assert consumer.end() == 0
     text = consumer.log.read_text()
     for number, position in enumerate(at):
@@ -166,7 +167,7 @@ def test_a_log_that_lost_what_was_read_ends_the_consumer_with_a_sentence_until_t
 ) -> None:
     consumer = processes.consumer("one")
     processes.send(viewed(range(1000)))
-    until(processes.is_applied)
+    processes.settle()
     kafka_server.kill()
     kafka_server.forget(processes.topic, 0)
     kafka_server.start()
@@ -176,7 +177,7 @@ def test_a_log_that_lost_what_was_read_ends_the_consumer_with_a_sentence_until_t
     assert "the log ends at 0, and of those before it some are gone: begin anew" in consumer.last_words
     assert rebuild_command.run(processes.settings, "log") == 0
     consumer.start()
-    until(processes.is_applied)
+    processes.settle()
     processes.send(viewed(range(1000, 1100)))
-    until(processes.is_applied)
+    processes.settle()
     assert consumer.end() == 0

@@ -22,6 +22,7 @@ from redis import OutOfMemoryError
 from store.archive import read_archive
 from store.connection import Client, connect
 from store.embedded import EmbeddedStore
+from tests.eventually import until
 from tests.servers import free_ports
 from tests.small_disk import disk
 
@@ -116,18 +117,6 @@ class System:
 def system(tmp_path: Path) -> Iterator[System]:
     with System(tmp_path) as system:
         yield system
-
-
-def until(is_true: Callable[[], bool], within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while True:
-        try:
-            if is_true():
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)
 
 
 def every(*items: str) -> Counter[tuple[str, str]]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from consumers.arrivals import Arrivals
 from consumers.fold import fold_batch
-from consumers.stored import Stored
 from store.releases import Model, Release, Releases
+from store.stored import Stored
 from store.user_record import UserRecord, decode_record, source_of
 from stream.decoding import Decoder
 from stream.events import Event, encode_event, item_key, kind_code

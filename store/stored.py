@@ -1,4 +1,4 @@
-"""The records a batch of events meets, cut into the arrays that `consumers/fold.py` works on."""
+"""Many users' records at once, cut into the arrays that folding and answering work on."""
 
 from __future__ import annotations
 
