@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgpack
 import pytest
 
-from stream.announcements import announce, current_version, follow
+from stream.announcements import (
+    Announcement,
+    Canary,
+    NoSuchStep,
+    announce,
+    announce_canary,
+    current_version,
+    follow,
+    promote,
+    read_announcement,
+    roll_back,
+    withdraw,
+)
 from stream.events import DecodeError
 from stream.log import Entry, LogUnavailable, Position, UnknownTopic
 from stream.memory_log import MemoryLog
@@ -48,7 +60,7 @@ def heard(log: SometimesAway) -> Iterator[list[str]]:
     """What a process that follows the log is told."""
     versions: list[str] = []
     stop = threading.Event()
-    thread = threading.Thread(target=follow, args=(log, versions.append, stop))
+    thread = threading.Thread(target=follow, args=(log, lambda last: versions.append(last.version), stop))
     thread.start()
     yield versions
     stop.set()
@@ -76,8 +88,8 @@ def test_the_last_announcement_stands_and_is_told_once(log: SometimesAway) -> No
     versions: list[str] = []
     stop = threading.Event()
 
-    def hear(version: str) -> None:
-        versions.append(version)
+    def hear(last: Announcement) -> None:
+        versions.append(last.version)
         stop.set()
 
     follow(log, hear, stop)
@@ -122,7 +134,12 @@ def test_an_announcement_the_log_has_lost_no_longer_stands(log: SometimesAway, h
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"", b"\xc1", b"\x01", msgpack.packb([]), msgpack.packb((2, "x")), msgpack.packb((1, 7, 7))]
+    "garbage",
+    [
+        *(b"", b"\xc1", b"\x01", msgpack.packb([]), msgpack.packb((2, "x")), msgpack.packb((1, 7, 7))),
+        *(msgpack.packb((1, "x", 6, more)) for more in ("what", {"before": [7]}, {"canary": ["y", 0.5]})),
+        *(msgpack.packb((1, "x", 6, {"canary": [version, share, 6, 7]})) for version, share in ((7, 0.5), ("y", 0))),
+    ],
 )
 def test_an_announcement_nobody_can_read_is_passed_over_and_the_next_is_followed(
     log: SometimesAway, heard: list[str], garbage: bytes
@@ -137,9 +154,89 @@ def test_an_announcement_nobody_can_read_is_passed_over_and_the_next_is_followed
     eventually(heard, ["one", "two"])
 
 
-def test_a_newer_program_may_say_more(log: SometimesAway) -> None:
-    log.append(RELEASES, [Entry(b"current", msgpack.packb((1, "one", 5, "who", "why")), 5)])
+def test_an_older_program_said_less_and_a_newer_one_may_say_more(log: SometimesAway) -> None:
+    log.append(RELEASES, [Entry(b"current", msgpack.packb((1, "one", 5)), 5)])
+    assert read_announcement(log) == Announcement("one", 5)
+    said = {"before": ["one"], "canary": ["three", 0.25, 6, 9, "how"], "mood": "good"}
+    log.append(RELEASES, [Entry(b"current", msgpack.packb((1, "two", 6, said, "who", "why")), 6)])
+    assert read_announcement(log) == Announcement("two", 6, Canary("three", 0.25, 6, 9), ("one",))
+
+
+def test_a_canary_stands_beside_the_current_release_until_it_is_withdrawn(log: SometimesAway) -> None:
+    announce(log, "one", 5)
+    canary = announce_canary(log, "two", 0.05, 1000, 600)
+    assert canary == Canary("two", 0.05, 1000, 601_000)
+    assert read_announcement(log) == Announcement("one", 1000, canary)
+    assert withdraw(log, 1001) == "two"
+    assert read_announcement(log) == Announcement("one", 1001)
+
+
+def test_a_promoted_canary_is_current_and_the_way_back_is_known(log: SometimesAway) -> None:
+    announce(log, "one", 5)
+    canary = announce_canary(log, "two", 0.05, 1000, 600)
+    assert promote(log, 1001, only=canary) == "two"
+    assert read_announcement(log) == Announcement("two", 1001, None, ("one",))
+
+
+@pytest.mark.parametrize("step", [promote, withdraw])
+def test_who_decides_on_a_canary_decides_on_no_other(log: SometimesAway, step: Callable[..., str]) -> None:
+    announce(log, "one", 5)
+    with pytest.raises(NoSuchStep, match="no canary is on trial"):
+        step(log, 6)
+    first = announce_canary(log, "two", 0.05, 1000, 600)
+    second = announce_canary(log, "two", 0.05, 2000, 600)
+    with pytest.raises(NoSuchStep, match="canary two no longer is on trial"):
+        step(log, 2001, only=first)
+    assert step(log, 2001, only=second) == "two"
+
+
+def test_a_canary_needs_another_release_beside_it(log: SometimesAway) -> None:
+    with pytest.raises(NoSuchStep, match="no release but one is current"):
+        announce_canary(log, "one", 0.05, 5, 600)
+    announce(log, "one", 5)
+    with pytest.raises(NoSuchStep, match="no release but one is current"):
+        announce_canary(log, "one", 0.05, 5, 600)
+    for share in (0.0, -0.1, 1.01, float("nan")):
+        with pytest.raises(ValueError, match="share = "):
+            announce_canary(log, "two", share, 5, 600)
+
+
+def test_a_rollback_goes_one_release_back_and_again_one_further(log: SometimesAway) -> None:
+    for version in ("one", "two", "three", "two"):
+        announce(log, version, 5)
+    assert read_announcement(log) == Announcement("two", 5, None, ("three", "one"))
+    assert [roll_back(log, 6), roll_back(log, 7)] == ["three", "one"]
     assert current_version(log) == "one"
+    with pytest.raises(NoSuchStep, match="no release is known to have been current before"):
+        roll_back(log, 8)
+
+
+def test_a_rollback_during_a_trial_withdraws_the_canary(log: SometimesAway) -> None:
+    announce(log, "one", 5)
+    announce(log, "two", 6)
+    announce_canary(log, "three", 0.05, 1000, 600)
+    assert roll_back(log, 1001) == "two"
+    assert read_announcement(log) == Announcement("two", 1001, None, ("one",))
+
+
+def test_releases_that_somebody_serves_or_would_go_back_to_are_in_use(log: SometimesAway) -> None:
+    for version in ("one", "two", "three"):
+        announce(log, version, 5)
+    announce_canary(log, "four", 0.05, 1000, 600)
+    last = read_announcement(log)
+    assert last is not None
+    assert last.in_use == {"two", "three", "four"}
+
+
+def test_the_share_of_users_is_kept_and_each_canary_has_others() -> None:
+    users = [f"user-{number}" for number in range(20_000)]
+    one, other = Canary("one", 0.05, 0, 1), Canary("other", 0.05, 0, 1)
+    tried = {user for user in users if one.is_tried_on(user)}
+    assert 900 < len(tried) < 1100
+    assert tried == {user for user in users if one._replace(since_ms=5).is_tried_on(user)}
+    assert tried < {user for user in users if one._replace(share=0.5).is_tried_on(user)}
+    assert len(tried & {user for user in users if other.is_tried_on(user)}) < 100
+    assert all(one._replace(share=1.0).is_tried_on(user) for user in users)
 
 
 def test_an_announcement_that_was_not_acknowledged_is_an_error() -> None:
