@@ -75,8 +75,8 @@ class KafkaServer:
     def __init__(self, folder: Path, *, node: int = 1, controllers: Mapping[int, int] | None = None) -> None:
         self._folder, self._libs = folder, kafka_libs()
         self._process: subprocess.Popen[bytes] | None = None
-        (port,) = free_ports(1)
-        controllers = controllers or {node: free_ports(1)[0]}
+        port, controller_port = free_ports(2)
+        controllers = controllers or {node: controller_port}
         self.node, self.bootstrap = node, f"127.0.0.1:{port}"
         folder.mkdir(parents=True, exist_ok=True)
         properties = _SERVER_PROPERTIES.format(
