@@ -23,6 +23,8 @@ TRAINING = (
     *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune"),
 )
 
+TRIAL = ("canary_share", "canary_s")
+
 
 @dataclass(frozen=True)
 class Command:
@@ -57,13 +59,14 @@ def _is_expected(error: Exception) -> bool:
     from store.connection import StoreUnavailable
     from store.item_index import LowRecall
     from store.releases import BadRelease, UnknownRelease
+    from stream.announcements import NoSuchStep
     from stream.log import LogUnavailable, LogWentBack, UnknownTopic
     from stream.replay import ReplayError
     from training.benchmarks import NoBenchmark
     from training.train import TooFewEvents
 
     kinds = (SettingsError, StoreUnavailable, LogUnavailable, UnknownTopic, BadRelease, UnknownRelease, LowRecall)
-    return isinstance(error, (*kinds, LogWentBack, ReplayError, TooFewEvents, NoBenchmark))
+    return isinstance(error, (*kinds, LogWentBack, NoSuchStep, ReplayError, TooFewEvents, NoBenchmark))
 
 
 def _up(settings: Settings, _: argparse.Namespace) -> int:
@@ -125,9 +128,17 @@ def _demo(settings: Settings, arguments: argparse.Namespace) -> int:  # noqa: AR
 
 
 def _releases(settings: Settings, arguments: argparse.Namespace) -> int:
-    from ledstream import releases_command
+    from ledstream import canary_command, releases_command
 
+    if arguments.action == "rollback":
+        return canary_command.run_rollback(settings)
     return releases_command.run(settings, arguments.action, arguments.version)
+
+
+def _canary(settings: Settings, arguments: argparse.Namespace) -> int:
+    from ledstream import canary_command
+
+    return canary_command.run(settings, arguments.action, arguments.version)
 
 
 def _rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -195,8 +206,14 @@ def _demo_arguments(parser: Parser) -> None:
 
 
 def _releases_arguments(parser: Parser) -> None:
-    parser.add_argument("action", nargs="?", choices=("list", "activate", "show"), default="list")
+    parser.add_argument("action", nargs="?", choices=("list", "activate", "show", "rollback"), default="list")
     parser.add_argument("version", nargs="?", help="which release, for show and activate")
+
+
+def _canary_arguments(parser: Parser) -> None:
+    from ledstream import canary_command
+
+    canary_command.add_arguments(parser)
 
 
 def _deadletters_arguments(parser: Parser) -> None:
@@ -220,7 +237,7 @@ COMMANDS = (
         "up",
         "run the whole system on this machine",
         _up,
-        (*WHERE, *SERVER, *TRAINING, "archive_flush_s", "train_every_s"),
+        (*WHERE, *SERVER, *TRAINING, *TRIAL, "archive_flush_s", "train_every_s"),
     ),
     Command("serve", "run the HTTP server", _serve, (*WHERE, *SERVER)),
     Command("consume", "run one consumer", _consume, (*WHERE, *CONSUMER), _consume_arguments),
@@ -228,7 +245,7 @@ COMMANDS = (
         "train",
         "train a release on the archive and make it current",
         _train,
-        (*WHERE, *TRAINING, "train_every_s"),
+        (*WHERE, *TRAINING, *TRIAL, "train_every_s"),
         _train_arguments,
     ),
     Command(
@@ -249,10 +266,17 @@ COMMANDS = (
     Command("demo", "run everything with traffic, and measure it", _demo, (), _demo_arguments),
     Command(
         "releases",
-        "list releases, show one, or make one current (also the rollback)",
+        "list releases, show one, make one current, or go back to the one before (rollback)",
         _releases,
         (*WHERE, "kinds"),
         _releases_arguments,
+    ),
+    Command(
+        "canary",
+        "try a release on a share of the users: start, status, promote, stop, judge",
+        _canary,
+        (*WHERE, *TRIAL, "kinds", "idle_after_s"),
+        _canary_arguments,
     ),
     Command(
         "rebuild",

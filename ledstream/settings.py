@@ -60,6 +60,8 @@ class Settings(BaseModel):
     archive_flush_s: float = Field(60, gt=0, description="longest time an event waits for its archive file")
     train_days: int = Field(30, ge=1, description="days of archive a release is trained on")
     train_every_s: float = Field(0, ge=0, allow_inf_nan=False, description="`up` retrains so often; 0: only when asked")
+    canary_share: float = Field(0, ge=0, le=1, description="share of users a new release is tried on first; 0: none")
+    canary_s: float = Field(600, gt=0, allow_inf_nan=False, description="how long a new release is tried")
     train_half_life_s: float = Field(
         0, ge=0, allow_inf_nan=False, description="age at which an event counts half in training; 0: no decay"
     )
