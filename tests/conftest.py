@@ -6,6 +6,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -79,16 +81,23 @@ def original_redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield store.address
 
 
-@pytest.fixture(scope="session")
-def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A broker that tests may kill, if they start it again."""
+@contextmanager
+def broker(folder: Path) -> Iterator[KafkaServer]:
+    """One that runs."""
     try:
-        server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+        server = KafkaServer(folder)
     except ServerMissing as error:
         missing(str(error))
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A broker that tests may kill, if they start it again: which takes the longer the more topics it has."""
+    with broker(tmp_path_factory.mktemp("kafka")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +113,8 @@ def kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaClu
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
-    """host:port of a broker for the whole session."""
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """host:port of a broker for the whole session, which nobody kills."""
     if address := os.environ.get("LEDSTREAM_TEST_KAFKA"):
         yield address
     elif has_container_engine():
@@ -114,5 +123,5 @@ def kafka_bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
         with KafkaContainer("confluentinc/cp-kafka:8.1.0").with_kraft() as container:
             yield container.get_bootstrap_server()
     else:
-        server: KafkaServer = request.getfixturevalue("kafka_server")
-        yield server.bootstrap
+        with broker(tmp_path_factory.mktemp("kafka")) as server:
+            yield server.bootstrap
