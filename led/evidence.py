@@ -18,7 +18,7 @@ import numpy as np
 
 STAKES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 TIMES_AS_MANY = (1.5, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0)
-HIGHEST_CHANGE, STEPS = 99.0, 60
+LEAST_RATIO, STEPS = 1e-4, 60
 
 
 class Pairs(NamedTuple):
@@ -80,8 +80,7 @@ def change_of_recall(pairs: Pairs, level: float) -> tuple[float, float]:
     """
     enough = -log(level)
     low = _turning_point(lambda change: for_recall(pairs, change) < enough)
-    high = _turning_point(lambda change: against_recall(pairs, change) >= enough)
-    return (-1.0 if low is None else low), (inf if high is None else high)
+    return low, _turning_point(lambda change: against_recall(pairs, change) >= enough)
 
 
 def against_errors(canary_errors: int, champion_errors: int, canary_share: float) -> float:
@@ -101,11 +100,16 @@ def _mixed(log_capitals: Iterable[float]) -> float:
     return float(np.logaddexp.reduce(each) - log(len(each)))
 
 
-def _turning_point(is_above: Callable[[float], bool]) -> float | None:
-    """The change from which on is_above holds, bisecting 1 + change by ratios; None if there is none."""
-    low, high = log(1e-4), log1p(HIGHEST_CHANGE)
+def _turning_point(is_above: Callable[[float], bool]) -> float:
+    """The change from which on is_above holds, by bisection of 1 + change on a scale of ratios.
+
+    -1 where it holds nearly everywhere, inf where it does so nowhere.
+    """
+    low, high = log(LEAST_RATIO), log(1 / LEAST_RATIO)
+    if is_above(float(np.expm1(low))):
+        return -1.0
     if not is_above(float(np.expm1(high))):
-        return None
+        return inf
     for _ in range(STEPS):
         middle = (low + high) / 2
         low, high = (low, middle) if is_above(float(np.expm1(middle))) else (middle, high)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from math import exp, log
 from typing import Any, Literal, NamedTuple
-
-import orjson
 
 from led.evidence import Pairs, against_errors, against_recall, change_of_recall
 from store.tallies import Tally
@@ -50,12 +49,12 @@ class Evidence:
 
     def to_bytes(self) -> bytes:
         """For `from_bytes`, by another process perhaps."""
-        return orjson.dumps(asdict(self), option=orjson.OPT_NON_STR_KEYS)
+        return json.dumps(asdict(self)).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Evidence:
         """Raises ValueError, KeyError or TypeError for bytes that are none."""
-        fields = orjson.loads(data)
+        fields = json.loads(data)
         pairs = {group: Pairs(*counts) for group, counts in fields["pairs"].items()}
         return cls({int(p): int(at) for p, at in fields["next_offsets"].items()}, pairs, int(fields["looked_ms"]))
 
