@@ -125,7 +125,7 @@ class Judge:
 
 def judge(settings: Settings, log: Log) -> Judge:
     """The judge of these settings' canaries."""
-    store = parts.open_store(settings)
+    store = parts.connect_store(settings)
     tallies = Tallies(store, settings.namespace)
     return Judge(log, parts.user_states(settings, store), parts.releases(settings), tallies)
 

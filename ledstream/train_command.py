@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from consumers.archive import archive_row
 from ledstream import parts
+from ledstream.judge import judging
 from ledstream.process import stop_on_signals
 from ledstream.settings import Settings
 from store.archive import Archive, ArchiveRow, read_archive
@@ -90,12 +91,16 @@ def run_once(settings: Settings) -> str:
 
 
 def run_forever(settings: Settings) -> None:
-    """`ledstream train --every`: a release each train_every_s; one that fails is reported, and the next is tried."""
+    """`ledstream train --every`: a release each train_every_s; one that fails is reported, and the next is tried.
+
+    Canaries are judged meanwhile.
+    """
     stop: threading.Event = stop_on_signals(settings)
     log = parts.open_log(settings)
-    while not stop.wait(settings.train_every_s):
-        try:
-            train_once(settings, log, int(time.time() * 1000))
-        except (TooFewEvents, BadRelease, LowRecall) as error:
-            logger.warning("no release this time: %s", error)
+    with judging(settings, log, stop):
+        while not stop.wait(settings.train_every_s):
+            try:
+                train_once(settings, log, int(time.time() * 1000))
+            except (TooFewEvents, BadRelease, LowRecall) as error:
+                logger.warning("no release this time: %s", error)
     log.close()

@@ -89,6 +89,8 @@ def run(settings: Settings) -> None:
         ]
         if settings.train_every_s:
             children.append(Child("training", ["train", "--every"]))
+        elif settings.canary_share:
+            children.append(Child("judge", ["canary", "judge"]))
         for child in reversed(children):
             stack.callback(child.stop)
         supervise(store, children, settings, stop)
