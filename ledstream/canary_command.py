@@ -18,6 +18,7 @@ from ledstream.settings import Settings, SettingsError
 from ledstream.verdict import Evidence, Rules, errors_in_words, figures, verdict
 from store.tallies import Tallies
 from stream.announcements import announce, announce_canary, promote, read_announcement, roll_back, withdraw
+from stream.events import DecodeError
 from stream.log import Log
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,10 @@ def introduce(settings: Settings, log: Log, version: str, now_ms: int) -> None:
     a training shorter than a trial would end them all: the newcomer is left in its folder. One that nobody judged
     long after its time makes room. Raises LogUnavailable.
     """
-    last = read_announcement(log)
+    try:
+        last = read_announcement(log)
+    except DecodeError:
+        last = None  # which the announcement puts right
     if not settings.canary_share or last is None or last.version == version:
         announce(log, version, now_ms)
         return
