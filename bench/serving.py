@@ -28,8 +28,7 @@ from ledstream.own_system import free_port
 from ledstream.settings import Settings, read_settings
 from store.item_index import least_scores, measure_recall, use_threads
 from store.releases import Release
-from store.user_record import UserRecord
-from store.user_state import user_vectors
+from store.stored import Stored
 from stream.announcements import announce
 from stream.topics import EVENTS
 
@@ -106,8 +105,8 @@ def _prepare(settings: Settings, chosen: argparse.Namespace) -> tuple[Release, l
 
 def _index_alone(settings: Settings, release: Release, users: list[str]) -> tuple[float, float]:
     """recall@20 of the index on stored users' vectors, and microseconds of CPU a bare search takes for one."""
-    found = parts.user_states(settings, parts.open_store(settings)).read(users)
-    queries = with_one(user_vectors([record for record in found if isinstance(record, UserRecord)], release))
+    found = parts.user_states(settings, parts.open_store(settings)).find(users)
+    queries = with_one(Stored.of(found).vectors(release))
     use_threads(1)
     items = with_bias(np.asarray(release.output_embeddings), np.asarray(release.biases))
     recall = measure_recall(release.index, items, queries, least_scores(items, queries, K), K)

@@ -15,7 +15,7 @@ from serving.schemas import (
     UserAnswer,
 )
 from serving.served import Served
-from store.releases import BadRelease, UnknownRelease
+from store.releases import UnknownRelease
 from store.user_record import DamagedRecord
 from stream.announcements import announce
 from stream.current import CANNOT_LOAD, CurrentRelease
@@ -40,7 +40,7 @@ class Administration:
         timeline = [
             TimelineItem(
                 item_key=f"{int(entry['item']):016x}",
-                item_id=served.item_id(row) if served and row >= 0 else None,
+                item_id=served.release.item_id(row) if served and row >= 0 else None,
                 kind=self._kinds.get(int(entry["kind"])),
                 time_ms=int(entry["time_ms"]),
             )
@@ -57,14 +57,19 @@ class Administration:
             current=current, announced=announced, releases=[self._entry(v, current, announced) for v in versions]
         )
 
-    def activate(self, version: str) -> ActivationAnswer:
-        """Announce a release that loads. Raises Refused (404, 409), LogUnavailable."""
+    def activate(self, version: str, *, force: bool = False) -> ActivationAnswer:
+        """Announce a release that loads and that no gate refused, or force was given. Raises Refused (404, 409),
+        LogUnavailable.
+        """
         try:
             self._parts.releases.load(version)
         except UnknownRelease:
             raise Refused("version", version, "there is no such release", status=404) from None
         except CANNOT_LOAD as error:
             raise Refused("version", version, str(error), status=409) from None
+        refusal = self._parts.releases.reports.refusal(version)
+        if refusal and not force:
+            raise Refused("version", version, f"{refusal} (force=true activates it all the same)", status=409)
         announce(self._parts.log, version, self._parts.now_ms())
         return ActivationAnswer(version=version)
 
@@ -76,7 +81,9 @@ class Administration:
         entry = ReleaseEntry(version=version, current=version == current, announced=version == announced)
         try:
             info = self._parts.releases.info(version)
-        except (BadRelease, UnknownRelease) as error:
+            report = self._parts.releases.reports.read(version)
+        except (ValueError, UnknownRelease) as error:  # BadRelease is a ValueError
             return entry.model_copy(update={"problem": str(error)})
         figures = {"created_ms": info.created_ms, "dim": info.dim, "items": info.items}
-        return entry.model_copy(update={**figures, "index": dict(info.index), "about": dict(info.about)})
+        described = {"index": dict(info.index), "about": dict(info.about)}
+        return entry.model_copy(update={**figures, **described, "gate": report.as_json() if report else None})

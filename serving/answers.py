@@ -1,138 +1,138 @@
-"""The recommender: questions that arrived together, answered from one release with one read and one search."""
+"""The recommender: questions that arrived together, answered from one release with one search."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+import msgpack
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from serving.breaker import GuardedStates
+from serving.live import Live
 from serving.questions import Question
-from serving.ranking import NOTHING, Ranked, best, hidden_rows, most_popular
+from serving.ranking import NO_KEY, Ranked, best, most_popular
 from serving.recent import RecentItems
-from serving.served import Served
-from store.connection import StoreUnavailable
-from store.user_record import DamagedRecord, UserRecord
-from store.user_state import user_vectors
+from serving.served import Served, beginning
+from store.stored import Stored
+from store.user_record import damaged
 from stream.events import item_key
 
 Source = Literal["personal", "popular"]
+NO_RECORD = b""
 
 
 class Answer(NamedTuple):
     """Items best first with their scores, and what they were computed from.
 
-    scores: <u, v_i> + b_i of the release if personal; otherwise weighted events of the item in the release's data,
-    or events posted to this process lately where release is None.
+    items: each one's JSON up to its score. scores: (n,) <u, v_i> + b_i of the release if personal; otherwise weighted
+    events of the item in the release's data, or events posted to this process lately where release is None.
     as_of: time of the user's last applied event, Unix milliseconds; None for a user without any.
     degraded: the store did not answer, so that a known user may have got the popular items.
     """
 
     user: str | None
-    item_ids: Sequence[str]
-    scores: Sequence[float]
-    release: str | None
+    items: Sequence[bytes]
+    scores: npt.NDArray[np.floating]
+    release: bytes
     as_of: int | None
     source: Source
     degraded: bool
 
-    def items(self) -> list[dict[str, object]]:
-        return [{"item_id": item, "score": score} for item, score in zip(self.item_ids, self.scores, strict=True)]
+    def items_json(self) -> bytes:
+        """The list of items on the wire; scores in the shortest form that reads back as the same float32."""
+        if not self.items:
+            return b"[]"
+        scores = orjson.dumps(self.scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+        return b"[%b}]" % b"},".join(map(b"%b%b".__mod__, zip(self.items, scores, strict=True)))
 
     def to_json(self) -> bytes:
-        """The answer on the wire; scores in the shortest form that reads back as the same float32."""
-        fields = {
-            "user": self.user,
-            "items": self.items(),
-            "release": self.release,
-            "as_of": self.as_of,
-            "source": self.source,
-            "degraded": self.degraded,
-        }
-        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
+        """The answer on the wire."""
+        return b'{"user":%b,"items":%b,"release":%b,"as_of":%b,"source":"%b","degraded":%b}' % (
+            orjson.dumps(self.user),
+            self.items_json(),
+            self.release,
+            b"null" if self.as_of is None else b"%d" % self.as_of,
+            self.source.encode(),
+            b"true" if self.degraded else b"false",
+        )
+
+    def to_msgpack(self) -> bytes:
+        """The same fields in msgpack."""
+        return bytes(msgpack.packb(orjson.loads(self.to_json())))
+
+
+NO_ANSWER = Answer(None, (), np.empty(0), b"null", None, "popular", False)
 
 
 class Recommender:
-    """Used by one thread. current: the release of this moment; asked once for all questions of a call."""
+    """Used by one thread. live: the releases of this moment; asked once for all questions of a call."""
 
-    def __init__(self, states: GuardedStates, current: Callable[[], Served | None], recent: RecentItems) -> None:
-        self._states, self._current, self._recent = states, current, recent
+    def __init__(self, live: Callable[[], Live], recent: RecentItems) -> None:
+        self._live, self._recent = live, recent
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        """An answer to each, in order. Raises nothing that an input could cause."""
-        served = self._current()
-        records, degraded = self._records(questions)
-        if served is None:
-            return [self._lately(*asked) for asked in zip(questions, records, degraded, strict=True)]
-        answers = _personal(served, questions, records)
-        return [
-            answers.get(place) or _popular(served, question, records[place], degraded[place])
-            for place, question in enumerate(questions)
-        ]
+    def answer(self, questions: Sequence[Question], found: Sequence[bytes | None]) -> list[Answer]:
+        """An answer to each, in order. found: records, NO_RECORD where there is none, None where the store is away.
 
-    def _records(self, questions: Sequence[Question]) -> tuple[list[UserRecord | None], list[bool]]:
-        """Each question's record, None where there is no good one; and whether that is the store's fault."""
-        records = [question.record for question in questions]
-        stored = [place for place, question in enumerate(questions) if question.user and question.record is None]
-        degraded = [False] * len(questions)
-        try:
-            found = self._states.read([questions[place].user or "" for place in stored])
-        except StoreUnavailable:
-            for place in stored:
-                degraded[place] = True
-            return records, degraded
-        for place, record in zip(stored, found, strict=True):
-            if not isinstance(record, DamagedRecord):  # the consumer sets those aside at the user's next event
-                records[place] = record
-        return records, degraded
+        A damaged record is as none: the consumer sets it aside at the user's next event. Raises nothing that an input
+        could cause.
+        """
+        records = [value or NO_RECORD for value in found]
+        for place in damaged(records):
+            records[place] = NO_RECORD
+        answers = [NO_ANSWER] * len(questions)
+        for served, places in _by_release(self._live(), questions):
+            theirs = [questions[place] for place in places]
+            stored = Stored.of([records[place] for place in places])
+            hidden = _hidden_keys(theirs, stored)
+            some = _from_release(served, theirs, stored, hidden) if served else self._lately(theirs, stored, hidden)
+            for place, answer in zip(places, some, strict=True):
+                answers[place] = answer if found[place] is not None else answer._replace(degraded=True)
+        return answers
 
-    def _lately(self, question: Question, record: UserRecord | None, degraded: bool) -> Answer:
-        hidden = set(_hidden_keys(question, record).tolist())
-        ranked = [pair for pair in self._recent.ranking() if item_key(pair[0]) not in hidden][: question.k]
-        ids, scores = [item for item, _ in ranked], [float(count) for _, count in ranked]
-        return Answer(question.user, ids, scores, None, _as_of(record), "popular", degraded)
+    def _lately(self, questions: Sequence[Question], stored: Stored, hidden: Sequence[set[int]]) -> list[Answer]:
+        ranking, answers = self._recent.ranking(), []
+        for question, as_of, not_shown in zip(questions, stored.as_of(), hidden, strict=True):
+            ranked = [pair for pair in ranking if item_key(pair[0]) not in not_shown][: question.k]
+            items, scores = [beginning(item) for item, _ in ranked], np.array([count for _, count in ranked], float)
+            answers.append(Answer(question.user, items, scores, b"null", as_of, "popular", False))
+        return answers
 
 
-def _personal(served: Served, questions: Sequence[Question], records: Sequence[UserRecord | None]) -> dict[int, Answer]:
-    """Answers, by place, to those whose users have a vector under this release."""
-    known = [(place, record) for place, record in enumerate(records) if record is not None]
-    vectors = user_vectors([record for _, record in known], served.release)
-    has_vector = vectors.any(axis=1)
-    known = [known[i] for i in np.flatnonzero(has_vector)]
-    if not known:
-        return {}
-    hidden = hidden_rows([_hidden_keys(questions[place], record) for place, record in known], served)
-    ks = [questions[place].k for place, _ in known]
-    ranked = best(served, vectors[has_vector], ks, hidden)
-    return {
-        place: _answer(served, questions[place], record, of_user, "personal")
-        for (place, record), of_user in zip(known, ranked, strict=True)
-    }
+def _by_release(live: Live, questions: Sequence[Question]) -> list[tuple[Served | None, Sequence[int]]]:
+    """Which release answers which questions, by place."""
+    if live.canary is None:
+        return [(live.champion, range(len(questions)))]
+    places: dict[Served | None, list[int]] = {}
+    for place, question in enumerate(questions):
+        places.setdefault(live.of(question.user), []).append(place)
+    return list(places.items())
 
 
-def _popular(served: Served, question: Question, record: UserRecord | None, degraded: bool) -> Answer:
-    keys = _hidden_keys(question, record)
-    hidden = hidden_rows([keys], served)[0] if len(keys) else NOTHING
-    ranked = most_popular(served, question.k, hidden)
-    return _answer(served, question, record, ranked, "popular")._replace(degraded=degraded)
+def _from_release(
+    served: Served, questions: Sequence[Question], stored: Stored, hidden: Sequence[set[int]]
+) -> list[Answer]:
+    vectors = stored.vectors(served.release)
+    known = np.flatnonzero(vectors.any(axis=1)).tolist()
+    ranked: dict[int, Ranked] = {}
+    if known:
+        theirs = vectors if len(known) == len(questions) else vectors[known]
+        ks = [questions[place].k for place in known]
+        ranked = dict(zip(known, best(served, theirs, ks, [hidden[place] for place in known]), strict=True))
+    answers = []
+    for place, (question, as_of) in enumerate(zip(questions, stored.as_of(), strict=True)):
+        source: Source = "personal" if place in ranked else "popular"
+        rows, scores = ranked.get(place) or most_popular(served, question.k, hidden[place])
+        answers.append(Answer(question.user, list(map(served.item, rows)), scores, served.json, as_of, source, False))
+    return answers
 
 
-def _answer(served: Served, question: Question, record: UserRecord | None, ranked: Ranked, source: Source) -> Answer:
-    ids = list(map(served.item_id, ranked.rows))
-    return Answer(question.user, ids, ranked.scores, served.version, _as_of(record), source, False)
-
-
-def _hidden_keys(question: Question, record: UserRecord | None) -> npt.NDArray[np.uint64]:
-    """Keys of the items this answer must not hold: the excluded, and the seen unless asked for."""
-    seen = record.timeline["item"] if record is not None and not question.seen else np.empty(0, np.uint64)
-    if not question.exclude:
-        return seen
-    excluded = np.fromiter(map(item_key, question.exclude), np.uint64, len(question.exclude))
-    return np.concatenate([seen, excluded])
-
-
-def _as_of(record: UserRecord | None) -> int | None:
-    return None if record is None else record.as_of
+def _hidden_keys(questions: Sequence[Question], stored: Stored) -> list[set[int]]:
+    """Keys of the items that each answer must not hold: the excluded, and the seen unless asked for. NO_KEY is one."""
+    keys, counts = stored.item_keys(np.array([not question.seen for question in questions]))
+    seen, ends = keys.tolist(), np.cumsum(counts).tolist()
+    hidden = [{NO_KEY, *seen[start:end]} for start, end in zip([0, *ends], ends, strict=False)]
+    for question, not_shown in zip(questions, hidden, strict=True):
+        not_shown.update(map(item_key, question.exclude))
+    return hidden

@@ -17,7 +17,8 @@ from starlette.exceptions import HTTPException
 
 from serving import schemas
 from serving.administration import Administration
-from serving.hot import EVENTS, RECOMMENDATIONS, Hot, Questions, headers, read_all
+from serving.answering import Answering
+from serving.hot import EVENTS, RECOMMENDATIONS, Hot, Reply, accepted_form, read_all
 from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.posts import read_json
@@ -43,7 +44,7 @@ class Routes:
 
     parts: Parts
     hot: Hot
-    questions: Questions
+    questions: Answering
     publisher: Publisher
     current: CurrentRelease[Served]
     metrics: Metrics
@@ -78,7 +79,7 @@ def _add_hot(app: FastAPI, routes: Routes) -> None:
         seen: Annotated[bool, Query(description="items the user had events with may be among them")] = False,  # noqa: ARG001
     ) -> Response:
         """The best items for a user; the most popular ones for a user nobody knows."""
-        return _response(*await routes.hot.recommend(request.scope["query_string"]))
+        return _response(await routes.hot.recommend(request.scope["query_string"], accepted_form(request.headers.raw)))
 
     @app.post(
         EVENTS,
@@ -90,7 +91,7 @@ def _add_hot(app: FastAPI, routes: Routes) -> None:
     )
     async def events(request: Request) -> Response:
         """Take events into the log. 202 if any was accepted; otherwise 503 if the log failed, 400 if all were bad."""
-        return _response(*await routes.hot.post(request.receive))
+        return _response(await routes.hot.post(request.receive))
 
 
 def _add_questions(app: FastAPI, routes: Routes) -> None:
@@ -104,7 +105,7 @@ def _add_questions(app: FastAPI, routes: Routes) -> None:
         """The best items for the events in the request. Nothing is stored."""
         body = read_json(await read_all(request.receive))
         answer = await routes.questions.ask(from_timeline(body, routes.parts.border, routes.parts.now_ms()))
-        return _response(200, answer.to_json())
+        return _response(Reply(200, answer.to_json()))
 
     @app.get(
         "/v1/items/{item_id:path}/similar",
@@ -120,8 +121,8 @@ def _add_questions(app: FastAPI, routes: Routes) -> None:
             raise Refused("item_id", item_id, "not in the current release", status=404)
         record = record_of([(item_key(item_id), routes.parts.now_ms(), 0, served.heaviest_kind())])
         answer = await routes.questions.ask(Question(None, record, k))
-        fields = {"item_id": item_id, "items": answer.items(), "release": answer.release}
-        return _response(200, orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY))
+        shown = orjson.dumps(item_id), answer.items_json(), answer.release
+        return _response(Reply(200, b'{"item_id":%b,"items":%b,"release":%b}' % shown))
 
 
 def _add_users(app: FastAPI, routes: Routes, administration: Administration) -> None:
@@ -155,12 +156,15 @@ def _add_releases(app: FastAPI, administration: Administration) -> None:
     @app.post(
         "/v1/releases/{version}/activate",
         tags=["releases"],
-        dependencies=[Depends(_only())],
+        dependencies=[Depends(_only("force"))],
         responses={404: {"model": schemas.ErrorAnswer}, 409: {"model": schemas.ErrorAnswer}},
     )
-    def activate(version: str) -> schemas.ActivationAnswer:
+    def activate(
+        version: str,
+        force: Annotated[bool, Query(description="although its gate refused it")] = False,
+    ) -> schemas.ActivationAnswer:
         """Check the release and announce it as the current one, to every process. A rollback is the same."""
-        return administration.activate(version)
+        return administration.activate(version, force=force)
 
 
 def _add_operations(app: FastAPI, routes: Routes, readiness: Readiness) -> None:
@@ -169,11 +173,10 @@ def _add_operations(app: FastAPI, routes: Routes, readiness: Readiness) -> None:
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["operations"])
     async def healthz(response: Response) -> Mapping[str, str]:
-        """This process answers, and the threads behind its answers live. Otherwise 503: restart it."""
-        threads = {"questions": routes.questions.is_alive(), "events": routes.publisher.is_alive()}
-        dead = [name for name, is_alive in threads.items() if not is_alive]
-        response.status_code = 503 if dead else 200
-        return {"status": f"dead: {', '.join(dead)}" if dead else "ok"}
+        """This process answers, and the thread that appends events lives. Otherwise 503: restart it."""
+        is_alive = routes.publisher.is_alive()
+        response.status_code = 200 if is_alive else 503
+        return {"status": "ok" if is_alive else "dead: events"}
 
     @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["operations"], responses={503: {"model": schemas.ReadyAnswer}})
@@ -193,7 +196,7 @@ def _add_errors(app: FastAPI) -> None:
     def answer(kind: type[Exception], refused: Callable[[Any], Refused]) -> None:
         async def handler(_: Request, error: Exception) -> Response:
             refusal = refused(error)
-            return _response(refusal.status, refusal.to_json())
+            return _response(Reply(refusal.status, refusal.to_json()))
 
         app.add_exception_handler(kind, handler)
 
@@ -240,7 +243,7 @@ def _checked_user(user_id: str) -> str:
         raise Refused("user_id", user_id, error.reason) from None
 
 
-def _response(status: int, body: bytes) -> Response:
-    response = Response(body, status)
-    response.raw_headers = headers(status, body)
+def _response(reply: Reply) -> Response:
+    response = Response(reply.body, reply.status)
+    response.raw_headers = reply.headers()
     return response

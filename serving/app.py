@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from serving.answering import Answering
 from serving.answers import Recommender
 from serving.api import Lifespan, Routes, build_api
-from serving.batcher import Batcher
-from serving.breaker import GuardedStates
-from serving.hot import Hot, HotPaths, Questions
+from serving.hot import Hot, HotPaths
+from serving.live import live
 from serving.metrics import Metrics, lag
 from serving.parts import Limits, Parts
 from serving.posts import Posts
@@ -37,10 +36,10 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
         on_swap=metrics.swapped,
         on_refusal=metrics.refused,
     )
-    recommender = Recommender(GuardedStates(parts.states, time.monotonic), current.get, recent)
-    questions: Questions = Batcher(
-        "questions",
-        recommender.answer,
+    questions = Answering(
+        Recommender(lambda: live(current), recent),
+        parts.states.keys,
+        parts.states.lookups(),
         max_batch=limits.batch,
         max_waiting=limits.waiting_questions,
         on_batch=metrics.batch_size.observe,
@@ -61,12 +60,12 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
 
 
 def _lifespan(
-    begin: Callable[[], Awaitable[None]], current: CurrentRelease[Served], questions: Questions, events: Publisher
+    begin: Callable[[], Awaitable[None]], current: CurrentRelease[Served], questions: Answering, events: Publisher
 ) -> Lifespan:
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         use_threads(1)
-        questions.start()
+        await questions.start()
         events.start()
         await begin()
         # What lives as long as the process need not be looked through again: a full collection took tens of ms.

@@ -5,16 +5,17 @@ They are described in the OpenAPI page by the routes of the same paths in `servi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, NamedTuple
 
+from serving.answering import Answering
 from serving.answers import Answer
-from serving.batcher import Batcher
 from serving.metrics import Metrics
 from serving.posts import MAX_BODY_BYTES, Posts
-from serving.questions import Question, from_query
+from serving.questions import from_query
 from serving.refusals import RETRY_AFTER_S, Refused
 
 logger = logging.getLogger(__name__)
@@ -23,68 +24,94 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-Questions = Batcher[Question, Answer]
+Headers = Sequence[tuple[bytes, bytes]]
 
 RECOMMENDATIONS, EVENTS = "/v1/recommendations", "/v1/events"
-JSON_HEADER = (b"content-type", b"application/json")
+JSON, MSGPACK = b"application/json", b"application/msgpack"
 
 
 class Disconnected(Exception):
     """The client went away before its request was whole."""
 
 
-class Hot:
-    """What the two paths do, apart from HTTP: status and body."""
+class Reply(NamedTuple):
+    """What goes back, apart from HTTP."""
 
-    def __init__(self, questions: Questions, posts: Posts, metrics: Metrics) -> None:
+    status: int
+    body: bytes
+    form: bytes = JSON
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        fields = [(b"content-type", self.form), (b"content-length", b"%d" % len(self.body))]
+        if self.status == 503:
+            fields.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+        return fields
+
+
+class Hot:
+    """What the two paths do, apart from HTTP."""
+
+    def __init__(self, questions: Answering, posts: Posts, metrics: Metrics) -> None:
         self._questions, self._posts, self._metrics = questions, posts, metrics
 
-    async def recommend(self, query: bytes) -> tuple[int, bytes]:
-        """The answer to a query string. Raises Refused."""
+    def begin(self, query: bytes, form: bytes, done: Callable[[Reply], None]) -> None:
+        """Call `done` with the answer to a query string, now or later. form: JSON or MSGPACK."""
         asked_at = time.perf_counter()
-        answer = await self._questions.ask(from_query(query))
-        body = answer.to_json()
-        self._metrics.answer_seconds.observe(time.perf_counter() - asked_at)
-        return 200, body
 
-    async def post(self, receive: Receive) -> tuple[int, bytes]:
-        """Verdicts on the events of a body. Raises Refused, Disconnected."""
-        verdicts = await self._posts.take(await read_all(receive))
-        self._metrics.accepted.inc(verdicts.accepted)
-        self._metrics.rejected.inc(verdicts.rejected)
-        return verdicts.status, verdicts.to_json()
+        def reply(outcome: Answer | Exception) -> None:
+            if isinstance(outcome, Exception):
+                answer = refusal(RECOMMENDATIONS, outcome)
+            else:
+                answer = Reply(200, outcome.to_json() if form == JSON else outcome.to_msgpack(), form)
+                self._metrics.answer_seconds.observe(time.perf_counter() - asked_at)
+            self._metrics.request(RECOMMENDATIONS, answer.status).inc()
+            done(answer)
+
+        try:
+            self._questions.submit(from_query(query), reply)
+        except Refused as refused:
+            reply(refused)
+
+    async def recommend(self, query: bytes, form: bytes) -> Reply:
+        """The answer to a query string."""
+        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.begin(query, form, lambda reply: None if answered.done() else answered.set_result(reply))
+        return await answered
+
+    async def post(self, receive: Receive) -> Reply:
+        """Verdicts on the events of a body. Raises Disconnected."""
+        try:
+            verdicts = await self._posts.take(await read_all(receive))
+        except Disconnected:
+            raise
+        except Exception as error:  # the border of the process: `refusal` tells what is a mistake of ours
+            reply = refusal(EVENTS, error)
+        else:
+            self._metrics.accepted.inc(verdicts.accepted)
+            self._metrics.rejected.inc(verdicts.rejected)
+            reply = Reply(verdicts.status, verdicts.to_json())
+        self._metrics.request(EVENTS, reply.status).inc()
+        return reply
 
 
 class HotPaths:
     """GET /v1/recommendations and POST /v1/events answered by `hot`, everything else by `others`."""
 
     def __init__(self, hot: Hot, metrics: Metrics, others: Application) -> None:
-        self._hot, self._metrics, self._others = hot, metrics, others
+        self.hot, self._metrics, self._others = hot, metrics, others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._others(scope, receive, send)
         path, method = scope["path"], scope["method"]
         if path == RECOMMENDATIONS and method == "GET":
-            return await self._respond(send, RECOMMENDATIONS, self._hot.recommend(scope["query_string"]))
+            return await respond(send, await self.hot.recommend(scope["query_string"], accepted_form(scope["headers"])))
         if path == EVENTS and method == "POST":
-            return await self._respond(send, EVENTS, self._hot.post(receive))
+            try:
+                return await respond(send, await self.hot.post(receive))
+            except Disconnected:
+                return None
         return await self._counted(scope, receive, send)
-
-    async def _respond(self, send: Send, endpoint: str, work: Awaitable[tuple[int, bytes]]) -> None:
-        try:
-            status, body = await work
-        except Refused as refused:
-            status, body = refused.status, refused.to_json()
-        except Disconnected:
-            return
-        except Exception:
-            # The border of the process: a mistake of ours costs this batch an answer, and is told in full.
-            logger.exception("no answer from %s", endpoint)
-            status, body = 500, Refused("server", None, "internal error").to_json()
-        self._metrics.request(endpoint, status).inc()
-        await send({"type": "http.response.start", "status": status, "headers": headers(status, body)})
-        await send({"type": "http.response.body", "body": body})
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counting(message: MutableMapping[str, Any]) -> None:
@@ -96,12 +123,26 @@ class HotPaths:
         await self._others(scope, receive, counting)
 
 
-def headers(status: int, body: bytes) -> list[tuple[bytes, bytes]]:
-    """Of a JSON answer."""
-    fields = [JSON_HEADER, (b"content-length", b"%d" % len(body))]
-    if status == 503:
-        fields.append((b"retry-after", b"%d" % RETRY_AFTER_S))
-    return fields
+def accepted_form(headers: Headers) -> bytes:
+    """MSGPACK if the request's headers ask for it, JSON otherwise."""
+    for name, value in headers:
+        if name == b"accept":
+            return MSGPACK if MSGPACK in value else JSON
+    return JSON
+
+
+def refusal(endpoint: str, error: Exception) -> Reply:
+    """The answer that says what was wrong; a mistake of ours is told in full in the log, and to nobody else."""
+    if not isinstance(error, Refused):
+        logger.error("no answer from %s", endpoint, exc_info=error)
+        error = Refused("server", None, "internal error", status=500)
+    return Reply(error.status, error.to_json())
+
+
+async def respond(send: Send, reply: Reply) -> None:
+    """Send a reply the ASGI way."""
+    await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers()})
+    await send({"type": "http.response.body", "body": reply.body})
 
 
 async def read_all(receive: Receive) -> bytes:

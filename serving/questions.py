@@ -11,20 +11,20 @@ import numpy as np
 from led.encoder import NEVER_MS
 from serving.refusals import Refused
 from serving.schemas import DEFAULT_K, MAX_EXCLUDED, MAX_K, TimelineBody, checked
-from store.user_record import NO_RELEASE, TIMELINE, Applied, UserRecord
+from store.user_record import NO_RELEASE, TIMELINE, Applied, UserRecord, encode_record
 from stream.events import MAX_ID_BYTES, Border, InvalidEvent, check_user_id, item_key, kind_code
 
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Question(NamedTuple):
-    """One request. record: whose timeline to use; None: the stored one of `user`.
+    """One request. record: what to use as if it were stored; None: the stored one of `user`.
 
     exclude: item ids that must not be in the answer. seen: items of the timeline may be in it.
     """
 
     user: str | None
-    record: UserRecord | None = None
+    record: bytes | None = None
     k: int = DEFAULT_K
     exclude: Sequence[str] = ()
     seen: bool = False
@@ -91,12 +91,11 @@ def from_timeline(body: Any, border: Border, now_ms: int) -> Question:
     return Question(None, record_of(entries), asked.k, check_excluded(asked.exclude))
 
 
-def record_of(entries: Sequence[tuple[int, int, int, int]]) -> UserRecord:
+def record_of(entries: Sequence[tuple[int, int, int, int]]) -> bytes:
     """A record that was never stored, of (item key, time in ms, event key, kind code) each; any release encodes it."""
     timeline = np.array(entries, TIMELINE)
-    return UserRecord(
-        Applied(0, 0), timeline, len(timeline), NO_RELEASE, np.empty(0, np.float32), 0.0, NEVER_MS
-    )  # fmt: skip
+    nothing = np.empty(0, np.float32)
+    return encode_record(UserRecord(Applied(0, 0), timeline, len(timeline), NO_RELEASE, nothing, 0.0, NEVER_MS))
 
 
 def _key(field: str, item: str) -> int:

@@ -1,4 +1,4 @@
-"""The best items of a release for many users at once: one search proposes, exact scores decide."""
+"""The best items of a release for many users at once: one search proposes, what is hidden falls out."""
 
 from __future__ import annotations
 
@@ -7,37 +7,21 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from led.encoder import F32
 from led.ranking import with_one
 from serving.served import Served
 
-NARROW = 128  # items a search may fetch for all users of a batch; who needs more is searched for apart
+SPARE = 16  # rows fetched beyond k at first: of what is hidden, few things are among the best, and a wide search costs
 MAX_FETCH = 1024
-NO_ROW = -1  # what an index proposes where it has nothing more
-NOTHING: frozenset[int] = frozenset((NO_ROW,))
+NO_KEY = 1 << 63  # stands for no item: item keys have 56 bits
 
 
 class Ranked(NamedTuple):
-    """Item rows, best first, and their scores."""
+    """Item rows, best first, and their scores (rows,) float32."""
 
     rows: Sequence[int]
-    scores: Sequence[float]
-
-
-def hidden_rows(keys: Sequence[npt.NDArray[np.uint64]], served: Served) -> list[set[int]]:
-    """Rows of each user's item keys; NO_ROW is always among them."""
-    if not keys:
-        return []
-    rows = served.release.rows(np.concatenate(keys)).tolist()
-    hidden, start = [], 0
-    for some in keys:
-        of_user = set(rows[start : start + len(some)])
-        of_user.add(NO_ROW)
-        hidden.append(of_user)
-        start += len(some)
-    return hidden
+    scores: F32
 
 
 def best(
@@ -48,55 +32,67 @@ def best(
     *,
     max_fetch: int = MAX_FETCH,
 ) -> list[Ranked]:
-    """The best k rows of each user that are not hidden, for vectors (users, dim); users in order.
+    """The best k rows of each user whose keys are not hidden, for vectors (users, dim); users in order.
 
     Where the index proposes too few, the most popular items not yet among them are scored too: fewer than k come
     back only where nothing else is left to show. max_fetch: most items the index is asked for.
     """
-    needs = [k + len(of_user) - 1 for k, of_user in zip(ks, hidden, strict=True)]
-    chosen: list[list[int]] = [[] for _ in ks]
-    for users in _by_width(needs):
-        fetch = min(max(needs[user] for user in users), max_fetch, served.release.items)
-        queries = with_one(vectors if len(users) == len(vectors) else vectors[users])
-        for user, found in zip(users, served.release.index.search(queries, fetch).tolist(), strict=True):
-            of_user, k = hidden[user], ks[user]
-            rows = [row for row in found if row not in of_user][:k]
-            if len(rows) < k:
-                rows += _popular_rows(served, k - len(rows), {*of_user, *rows})
-            chosen[user] = rows
-    return _scored(served, vectors, chosen)
+    most = min(max_fetch, served.release.items)
+    needs = [min(k + len(of_user), most) for k, of_user in zip(ks, hidden, strict=True)]
+    fetch = max(min(need, k + SPARE) for need, k in zip(needs, ks, strict=True))
+    ranked = _searched(served, vectors, fetch, ks, hidden)
+    lacking = [user for user, found in enumerate(ranked) if len(found.rows) < ks[user]]
+    again = [user for user in lacking if needs[user] > fetch]
+    if again:
+        wide, theirs = max(needs[user] for user in again), [hidden[user] for user in again]
+        found = _searched(served, vectors[again], wide, [ks[user] for user in again], theirs)
+        for user, of_user in zip(again, found, strict=True):
+            ranked[user] = of_user
+    for user in lacking:
+        if len(ranked[user].rows) < ks[user]:
+            ranked[user] = _filled_up(served, vectors[user], ranked[user], ks[user], hidden[user])
+    return ranked
 
 
 def most_popular(served: Served, k: int, hidden: Collection[int]) -> Ranked:
-    """The k most popular rows that are not hidden, with their popularity."""
+    """The k most popular rows whose keys are not hidden, with their popularity."""
     rows = _popular_rows(served, k, hidden)
-    return Ranked(rows, list(served.release.popularity[rows]))
+    return Ranked(rows, served.release.popularity[rows])
 
 
-def _by_width(needs: Sequence[int]) -> list[list[int]]:
-    """Users to be searched for together: the few who need much do not slow the others down."""
-    if max(needs) <= NARROW:
-        return [list(range(len(needs)))]
-    narrow = [user for user, need in enumerate(needs) if need <= NARROW]
-    wide = [user for user, need in enumerate(needs) if need > NARROW]
-    return [users for users in (narrow, wide) if users]
+def _searched(
+    served: Served, vectors: F32, fetch: int, ks: Sequence[int], hidden: Sequence[Collection[int]]
+) -> list[Ranked]:
+    """Each user's best rows that are not hidden, at most k, of `fetch` that the index proposes."""
+    scores, rows = served.release.index.scored(with_one(vectors), fetch)
+    keys = served.release.item_keys[rows]
+    if rows[:, -1].min() < 0:
+        keys = np.where(rows < 0, np.uint64(NO_KEY), keys)
+    places: list[int] = []
+    sizes: list[int] = []
+    start = 0
+    for of_user, k, not_shown in zip(keys.tolist(), ks, hidden, strict=True):
+        shown = [place for place, key in enumerate(of_user, start) if key not in not_shown][:k]
+        places += shown
+        sizes.append(len(shown))
+        start += fetch
+    chosen, theirs, ranked, end = rows.ravel()[places].tolist(), scores.ravel()[places], [], 0
+    for size in sizes:
+        start, end = end, end + size
+        ranked.append(Ranked(chosen[start:end], theirs[start:end]))
+    return ranked
 
 
 def _popular_rows(served: Served, k: int, hidden: Collection[int]) -> list[int]:
-    return list(islice((row for row in served.most_popular if row not in hidden), k))
+    return list(islice((row for row, key in served.most_popular if key not in hidden), k))
 
 
-def _scored(served: Served, vectors: F32, chosen: Sequence[Sequence[int]]) -> list[Ranked]:
-    """Exact scores <u, v_i> + b_i, and each user's rows ordered by them."""
-    sizes = [len(rows) for rows in chosen]
-    flat = np.array([row for rows in chosen for row in rows], np.int64)
-    owners = np.repeat(np.arange(len(chosen)), sizes)
+def _filled_up(served: Served, vector: F32, ranked: Ranked, k: int, hidden: Collection[int]) -> Ranked:
+    """With popular rows up to k, all in the order of their scores."""
     release = served.release
-    scores = np.einsum("nd,nd->n", vectors[owners], release.output_embeddings[flat]) + release.biases[flat]
-    order = np.lexsort((-scores, owners))
-    rows, ordered = flat[order].tolist(), list(scores[order])
-    answers, start = [], 0
-    for size in sizes:
-        answers.append(Ranked(rows[start : start + size], ordered[start : start + size]))
-        start += size
-    return answers
+    shown = release.item_keys[list(ranked.rows)].tolist()
+    more = _popular_rows(served, k - len(ranked.rows), {*hidden, *shown})
+    scores = np.concatenate([ranked.scores, release.output_embeddings[more] @ vector + release.biases[more]])
+    order = np.argsort(-scores, kind="stable")
+    rows = [*ranked.rows, *more]
+    return Ranked([rows[place] for place in order.tolist()], scores[order])

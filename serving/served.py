@@ -5,24 +5,35 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import orjson
 
 from store.releases import Release
 from stream.events import item_key
 
-KEPT_IDS = 1 << 18
+KEPT_ITEMS = 1 << 18
+
+
+def beginning(item_id: str) -> bytes:
+    """An item of an answer in JSON, up to its score."""
+    return b'{"item_id":%b,"score":' % orjson.dumps(item_id)
 
 
 class Served:
-    """One release, warmed, shared by threads. item_id: the id of a row, remembered."""
+    """One release, warmed, shared by threads.
+
+    item: of a row, how it begins in an answer, remembered. json: the version. most_popular: rows and their item keys.
+    """
 
     def __init__(self, release: Release) -> None:
         self.release = release
         self.version = release.version
-        self.item_id = lru_cache(maxsize=KEPT_IDS)(release.item_id)
-        self.most_popular: list[int] = release.most_popular.tolist()
+        self.json = orjson.dumps(release.version)
+        self.item = lru_cache(maxsize=KEPT_ITEMS)(lambda row: beginning(release.item_id(row)))
+        popular = release.most_popular
+        self.most_popular = list(zip(popular.tolist(), release.item_keys[popular].tolist(), strict=True))
         release.warm_up()
-        for row in self.most_popular:
-            self.item_id(row)
+        for row, _ in self.most_popular:
+            self.item(row)
 
     def knows(self, item_id: str) -> bool:
         """Whether the item is part of this release."""

@@ -1,13 +1,41 @@
-"""Granian around the application: worker processes, signals, a clean end."""
+"""uvicorn around the application: worker processes, signals, a clean end."""
 
 from __future__ import annotations
 
-from granian import Granian
-from granian.constants import Interfaces, Loops
-from granian.log import LogLevels
+import signal
+import socket
+from typing import Any
+
+from uvicorn import Config, Server
+from uvicorn.supervisors import Multiprocess
+
+from serving.protocol import ShortWay
 
 BACKLOG = 2048
-CONCURRENT = 8192  # requests in hand: beyond our own limits, so that ours answer with 503
+KEEP_ALIVE_S = 75  # longer than the minute that balancers keep a connection: they are to end it, not we
+ENDS_WITHIN_S = 10
+
+
+class OwnSocket:
+    """Sent to a worker process, it arrives there as a socket of that process's own.
+
+    On a shared one whoever wakes first takes all the connections that wait; on their own, the kernel deals them out.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._at = host, port
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return listening, self._at
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket bound there, beside those of other processes of ours."""
+    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found.bind((host, port))
+    return found
 
 
 def serve(factory: str, host: str, port: int, *, workers: int = 1) -> None:
@@ -15,18 +43,29 @@ def serve(factory: str, host: str, port: int, *, workers: int = 1) -> None:
 
     factory: `package.module:function` that makes the application, called once in each worker process.
     """
-    Granian(
+    config = Config(
         factory,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGI,
-        workers=workers,
-        loop=Loops.uvloop,
-        backlog=BACKLOG,
-        backpressure=CONCURRENT,
-        websockets=False,
-        log_level=LogLevels.warning,
         factory=True,
-        workers_kill_timeout=10,
-        respawn_failed_workers=True,
-    ).serve()
+        host=host,
+        port=port,
+        workers=workers,
+        loop="uvloop",
+        http=ShortWay,
+        ws="none",
+        lifespan="on",
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=ENDS_WITHIN_S,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises them again once it has ended well
+    if workers > 1:
+        sockets: Any = [OwnSocket(host, port)]
+        Multiprocess(config, sockets).run()
+    else:
+        Server(config).run([listening(host, port)])

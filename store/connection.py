@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from redis.retry import Retry
 Client = redis.Redis
 
 
+RECEIVED_AT_ONCE = 1 << 18
 PASSING = ("OOM", "MISCONF", "LOADING", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "READONLY")
 
 
@@ -78,6 +80,63 @@ class Exchange:
         with unavailable_is_ours():
             yield
         self._in_the_middle = False
+
+
+class Line:
+    """One connection that never makes anybody wait: for an event loop, which is told when to read.
+
+    Answers come in the order of the commands. All raise StoreUnavailable.
+    """
+
+    def __init__(self, client: Client) -> None:
+        """Connects, which may take as long as the client's timeout."""
+        self._pool = client.connection_pool
+        with unavailable_is_ours():
+            self._connection: Any = self._pool.get_connection()
+        opened: Any = self._connection._sock  # the client has no other way to it
+        opened.setblocking(False)
+        self._socket = opened
+        self._reader = hiredis.Reader()
+
+    def fileno(self) -> int:
+        return int(self._socket.fileno())
+
+    def send(self, command: tuple[bytes, ...]) -> None:
+        """Send a command of a few ten thousand bytes."""
+        data = hiredis.pack_command(command)  # type: ignore[arg-type]
+        try:
+            whole = self._socket.send(data) == len(data)
+        except OSError as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+        if not whole:
+            raise StoreUnavailable("the store does not read what it is sent")
+
+    def received(self) -> list[Any]:
+        """The answers that are there by now; maybe none."""
+        while data := self._bytes():
+            self._reader.feed(data)
+        answers = []
+        while (answer := self._reader.gets()) is not False:
+            if isinstance(answer, Exception):
+                raise StoreUnavailable(str(answer))
+            answers.append(answer)
+        return answers
+
+    def _bytes(self) -> bytes:
+        """What is there; nothing where reading would have to wait."""
+        try:
+            data: bytes = self._socket.recv(RECEIVED_AT_ONCE)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return b""
+        except OSError as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+        if not data:
+            raise StoreUnavailable("the store ended the connection")
+        return data
+
+    def close(self) -> None:
+        self._connection.disconnect()
+        self._pool.release(self._connection)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from led.encoder import I64, Bool, Events, Sums
+from led.encoder import F32, I64, Bool, Events, Sums, encode
 from store.releases import Release
 from store.user_record import (
     CHECKED_FROM,
@@ -128,6 +128,33 @@ class Stored:
         sums.totals[users] = steps.reshape(len(users), release.dim) * heads["scale"][:, None]
         sums.weights[users], sums.at_ms[users], sums.masses[users] = heads["weight"], heads["at_ms"], heads["mass"]
         return sums
+
+    def vectors(self, release: Release) -> F32:
+        """User vectors (users, dim) under one release; zero where it knows none of the user's items.
+
+        Sums of that release are taken as they are, all others encoded again from the timelines, so that no vector ever
+        meets another release's items.
+        """
+        same = self.heads["release"] == np.uint64(release.key)
+        sums = self.sums(release, same)
+        others = np.flatnonzero(~same & (self.heads["events"] > 0))
+        if len(others):
+            entries = [self.values[user][self._entries_at[user] :] for user in others.tolist()]
+            flat = flat_entries(entries, self.heads["time_ms"][others], release)
+            sums.put(others, encode(release.encoder, release.input_embeddings, len(others), flat))
+        return sums.vectors()
+
+    def item_keys(self, which: Bool) -> tuple[npt.NDArray[np.uint64], I64]:
+        """Keys of all items in the timelines of these users, and how many are each user's (users,)."""
+        counts = np.where(which, self.heads["events"], 0).astype(np.int64)
+        entries = [self.values[user][self._entries_at[user] :] for user in np.flatnonzero(counts).tolist()]
+        return np.frombuffer(b"".join(entries), ENTRY)["word"] >> np.uint64(8), counts
+
+    def as_of(self) -> list[int | None]:
+        """Time of each user's last applied event, Unix milliseconds; None for an erased user, or without a record."""
+        heads = self.heads
+        times = (heads["time_ms"] + heads["late"]).tolist()
+        return [at if events else None for at, events in zip(times, heads["events"].tolist(), strict=True)]
 
     def _exists(self) -> Bool:
         return np.asarray(self.heads["magic"] != b"")

@@ -17,6 +17,7 @@ import numpy as np
 
 from led.encoder import F32, Events, Sums, encode
 from store.connection import Client, Exchange, StoreUnavailable, unavailable_is_ours
+from store.lookups import PAUSE_S, Lookups
 from store.releases import Release
 from store.user_record import FENCE_BYTES, DamagedRecord, Timeline, UserRecord, check, decode_record, joined
 
@@ -109,11 +110,19 @@ class UserStates:
         A damaged record is returned as its error: a server answers as for an unknown user, a consumer calls
         `set_aside` and begins anew.
         """
+        return [_decoded(data) if data else None for data in self.find(user_ids)]
+
+    def lookups(self, *, pause_s: float = PAUSE_S) -> Lookups:
+        """For an event loop; answers are as `find` gives them."""
+        return Lookups(self._client, pause_s=pause_s)
+
+    def find(self, user_ids: Sequence[str]) -> list[bytes]:
+        """Records as stored, in the order asked, NOTHING for a user without one. Raises StoreUnavailable."""
         if not user_ids:
             return []
         with unavailable_is_ours():
             found: Any = self._client.mget(self.keys(user_ids))
-        return [None if data is None else _decoded(data) for data in found]
+        return [data or NOTHING for data in found]
 
     def update(self, source: int) -> Update:
         """For the reads and writes of one batch of events of this source. Raises StoreUnavailable."""

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
+import msgpack
 import numpy as np
+import orjson
 import pytest
 
+from serving.answering import Answering
 from serving.answers import Answer, Recommender
-from serving.breaker import GuardedStates
+from serving.live import Live
 from serving.questions import Question, from_timeline
-from serving.ranking import NOTHING, best
+from serving.ranking import NO_KEY, best
 from serving.recent import RecentItems
 from serving.served import Served
 from store.connection import Client, connect
 from store.embedded import EmbeddedStore
 from store.releases import Releases
 from store.user_state import UserStates
-from stream.events import Border
+from stream.events import Border, item_key
 from tests.records import lengths, put
 from tests.worlds import KINDS, NOW_MS, expected_scores, item_ids, records, releases, row_of, two_tastes, viewed
 
@@ -32,28 +38,60 @@ def states_of(client: Client, namespace: str) -> UserStates:
     return UserStates(client, namespace, lengths)
 
 
-class World:
-    """Two releases of the same items, a store, and a recommender that serves the first."""
+class Told(NamedTuple):
+    """An answer as it is read on the other side of the wire."""
 
-    def __init__(self, states: UserStates, folder: Path) -> None:
+    user: str | None
+    item_ids: list[str]
+    scores: list[float]
+    release: str | None
+    as_of: int | None
+    source: str
+    degraded: bool
+
+    @classmethod
+    def of(cls, answer: Answer) -> Told:
+        fields = orjson.loads(answer.to_json())
+        assert msgpack.unpackb(answer.to_msgpack()) == fields
+        items = fields.pop("items")
+        return cls(item_ids=[one["item_id"] for one in items], scores=[one["score"] for one in items], **fields)
+
+
+class World:
+    """Two releases of the same items, a store, and the answering of questions from the first."""
+
+    def __init__(self, states: UserStates, folder: Path, *, pause_s: float = 1.0) -> None:
         self.states, self.releases = states, releases(folder)
         self.first = self._served(self.releases, seed=0)
         self.second = self._served(self.releases, seed=1)
         self.current: Served | None = self.first
         self.recent = RecentItems()
-        self.recommender = Recommender(GuardedStates(states, time.monotonic), lambda: self.current, self.recent)
+        recommender = Recommender(lambda: Live(self.current), self.recent)
+        self.answering = Answering(recommender, states.keys, states.lookups(pause_s=pause_s))
+        self.runner = asyncio.Runner()
+        self.runner.run(self.answering.start())
 
     def _served(self, folder: Releases, seed: int) -> Served:
         return Served(folder.load(folder.publish(two_tastes(seed), now_ms=NOW_MS + seed)))
 
-    def ask(self, question: Question) -> Answer:
-        (answer,) = self.recommender.answer([question])
-        return answer
+    def ask(self, question: Question) -> Told:
+        return Told.of(self.runner.run(self.answering.ask(question)))
+
+    def ask_together(self, questions: Sequence[Question]) -> list[Told]:
+        async def all_of_them() -> list[Answer]:
+            return await asyncio.gather(*map(self.answering.ask, questions))
+
+        return list(map(Told.of, self.runner.run(all_of_them())))
+
+    def close(self) -> None:
+        self.runner.run(self.answering.stop())
+        self.runner.close()
 
 
 @pytest.fixture
-def world(redis_client: Client, namespace: str, tmp_path: Path) -> World:
-    return World(states_of(redis_client, namespace), tmp_path)
+def world(redis_client: Client, namespace: str, tmp_path: Path) -> Iterator[World]:
+    with closing(World(states_of(redis_client, namespace), tmp_path)) as world:
+        yield world
 
 
 def test_who_looked_at_hats_gets_the_other_hats_with_exact_scores(world: World) -> None:
@@ -138,7 +176,7 @@ def test_a_batch_answers_each_as_if_it_were_alone(world: World) -> None:
         Question("ana", k=1, seen=True),
         Question(None, from_timeline({"timeline": [{"item_id": "hat-09", "kind": "sale"}]}, Border(KINDS), 1).record),
     ]
-    together = world.recommender.answer(asked)
+    together = world.ask_together(asked)
     for question, answer in zip(asked, together, strict=True):
         alone = world.ask(question)
         assert answer.item_ids == alone.item_ids
@@ -149,8 +187,9 @@ def test_a_batch_answers_each_as_if_it_were_alone(world: World) -> None:
 def test_an_index_that_proposes_too_little_is_filled_up_from_the_popular_items_with_exact_scores(world: World) -> None:
     release = world.first.release
     hat = row_of(release, "hat-01")
+    hidden = {NO_KEY, item_key("hat-01")}
     vectors = np.asarray(release.input_embeddings[[hat]])
-    ((rows, scores),) = best(world.first, vectors, [20], [{*NOTHING, hat}], max_fetch=5)
+    ((rows, scores),) = best(world.first, vectors, [20], [hidden], max_fetch=5)
     items = [release.item_id(row) for row in rows]
     assert len(set(items)) == 20
     assert "hat-01" not in items
@@ -184,10 +223,10 @@ def own_store(tmp_path: Path) -> Iterator[EmbeddedStore]:
 def test_a_killed_store_costs_personal_answers_but_no_time_and_comes_back(
     own_store: EmbeddedStore, tmp_path: Path, namespace: str
 ) -> None:
-    with connect(own_store.address, timeout_s=0.25) as client:
-        world = World(states_of(client, namespace), tmp_path)
-        guarded = GuardedStates(world.states, time.monotonic, pause_s=0.2)
-        world.recommender = Recommender(guarded, lambda: world.current, world.recent)
+    with (
+        connect(own_store.address, timeout_s=0.25) as client,
+        closing(World(states_of(client, namespace), tmp_path, pause_s=0.2)) as world,
+    ):
         put(world.states, records({"ana": viewed("ana", "hat-01")}, world.first.release))
         assert world.ask(Question("ana")).source == "personal"
         assert own_store.pid is not None
@@ -201,7 +240,33 @@ def test_a_killed_store_costs_personal_answers_but_no_time_and_comes_back(
         own_timeline = from_timeline({"timeline": [{"item_id": "hat-09", "kind": "sale"}]}, Border(KINDS), 1)
         assert (world.ask(own_timeline).source, world.ask(own_timeline).degraded) == ("personal", False)
         own_store.start()
-        deadline = time.monotonic() + 5
-        while world.ask(Question("ana")).degraded and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert world.ask(Question("ana")).source == "personal"
+        assert until_personal(world)
+
+
+def test_a_store_that_hangs_costs_one_wait_and_is_found_again(
+    own_store: EmbeddedStore, tmp_path: Path, namespace: str
+) -> None:
+    with (
+        connect(own_store.address, timeout_s=0.25) as client,
+        closing(World(states_of(client, namespace), tmp_path, pause_s=0.2)) as world,
+    ):
+        put(world.states, records({"ana": viewed("ana", "hat-01")}, world.first.release))
+        assert own_store.pid is not None
+        os.kill(own_store.pid, signal.SIGSTOP)
+        begun = time.monotonic()
+        answers = world.ask_together([Question("ana")] * 50)
+        assert {(answer.source, answer.degraded) for answer in answers} == {("popular", True)}
+        assert 0.2 < time.monotonic() - begun < 1.0
+        begun = time.monotonic()
+        assert world.ask(Question("ana")).degraded
+        assert time.monotonic() - begun < 0.2
+        os.kill(own_store.pid, signal.SIGCONT)
+        assert until_personal(world)
+
+
+def until_personal(world: World) -> bool:
+    """Whether ana gets a personal answer within a few seconds."""
+    deadline = time.monotonic() + 5
+    while world.ask(Question("ana")).degraded and time.monotonic() < deadline:
+        world.runner.run(asyncio.sleep(0.05))
+    return world.ask(Question("ana")).source == "personal"

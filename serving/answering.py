@@ -1,0 +1,121 @@
+"""Questions that arrive together are answered together, inside the event loop and without waiting for the store.
+
+While the records of one batch are looked up, the next one gathers; its own look-up is sent before the first is worked
+on, so that the store and this process work at the same time. Nothing waits for a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from serving.answers import Answer, Recommender
+from serving.questions import Question
+from serving.refusals import Overloaded
+from store.connection import StoreUnavailable
+from store.lookups import Found, Lookups
+
+logger = logging.getLogger(__name__)
+Done = Callable[[Answer | Exception], None]
+Asked = tuple[Question, Done]
+
+
+class Answering:
+    """Asked from one event loop. keys: where users' records are.
+
+    max_batch: questions answered together. max_waiting: beyond so many, more are refused.
+    """
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        keys: Callable[[Sequence[str]], list[bytes]],
+        lookups: Lookups,
+        *,
+        max_batch: int = 256,
+        max_waiting: int = 2048,
+        on_batch: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._recommender, self._keys, self._lookups, self._on_batch = recommender, keys, lookups, on_batch
+        self._max_batch, self._max_waiting = max_batch, max_waiting
+        self._waiting: deque[Asked] = deque()
+        self._is_due = self._is_looking_up = self._stopping = False
+
+    async def start(self) -> None:
+        """Called once, inside the loop that will ask."""
+        self._loop = asyncio.get_running_loop()
+        await self._lookups.start()
+
+    async def stop(self) -> None:
+        """Returns when everything asked before is answered; what is asked later is refused."""
+        self._stopping = True
+        while self._waiting or self._is_looking_up:
+            await asyncio.sleep(0.001)
+        self._lookups.stop()
+
+    def submit(self, question: Question, done: Done) -> None:
+        """Have `done` called, later, with the answer or a mistake of ours. Raises Overloaded."""
+        if self._stopping or len(self._waiting) >= self._max_waiting:
+            raise Overloaded("questions")
+        self._waiting.append((question, done))
+        if not self._is_due and not self._is_looking_up:
+            self._is_due = True
+            self._loop.call_soon(self._look_up)  # what came in this turn of the loop comes along
+
+    async def ask(self, question: Question) -> Answer:
+        """The answer. Raises Overloaded."""
+        future: asyncio.Future[Answer] = self._loop.create_future()
+
+        def done(outcome: Answer | Exception) -> None:
+            if future.done():
+                return  # the asker went away
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.submit(question, done)
+        return await future
+
+    def _look_up(self) -> None:
+        self._is_due = False
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
+        users = [question.user for question, _ in batch if question.record is None and question.user is not None]
+        if not users:
+            self._answer(batch, [])
+            return
+        self._is_looking_up = True
+        self._lookups.ask(self._keys(users), lambda found: self._found(batch, found))
+
+    def _found(self, batch: list[Asked], found: Found) -> None:
+        self._is_looking_up = False
+        if self._waiting:
+            self._look_up()
+        self._answer(batch, found)
+
+    def _answer(self, batch: list[Asked], found: Found) -> None:
+        """To each its answer; a mistake of ours all askers of the batch get, and nobody else."""
+        records = _records([question for question, _ in batch], found)
+        try:
+            answers = self._recommender.answer([question for question, _ in batch], records)
+        except Exception as error:  # not swallowed: the askers get it
+            for _, done in batch:
+                done(error)
+            return
+        self._on_batch(len(batch))
+        for (_, done), answer in zip(batch, answers, strict=True):
+            done(answer)
+
+
+def _records(questions: Sequence[Question], found: Found) -> list[bytes | None]:
+    """Each question's record, its own or the stored one; None where the store did not answer."""
+    if isinstance(found, StoreUnavailable):
+        return [b"" if q.user is None and q.record is None else q.record for q in questions]
+    following = iter(found)
+    return [_own(q) if q.record is not None or q.user is None else next(following) for q in questions]
+
+
+def _own(question: Question) -> bytes:
+    return question.record or b""
