@@ -10,7 +10,9 @@ import os
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from serving.served import Served
 from store.connection import StoreUnavailable
@@ -19,6 +21,7 @@ from stream.announcements import Canary
 from stream.current import CurrentRelease
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 FLUSH_EVERY_S = 1.0
 
 
@@ -58,15 +61,28 @@ class Outcomes:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._flush_forever, name="outcomes", daemon=True)
 
-    def count(self, live: Live, served: Served | None, *, answers: int = 0, errors: int = 0) -> None:
-        """Count what became of a call under one of the two. One that fails for many questions is one error."""
-        if live.trial is None or served is None:
-            return
+    def attempt(self, live: Live, served: Served | None, answer: Callable[[Served | None], T]) -> T:
+        """What `answer` makes of one of the releases, counted as one call however many questions it answers.
+
+        A canary that fails leaves its users to the champion: a trial costs nobody an answer.
+        """
+        if live.trial is None:
+            return answer(served)
         side = "canary" if served is live.canary else "champion"
+        try:
+            made = answer(served)
+        except Exception:
+            self._count(live.trial, f"{side}:errors")
+            if side == "champion":
+                raise
+            logger.exception("canary %s fails, its users are answered from the champion", live.trial.version)
+            return answer(live.champion)
+        self._count(live.trial, f"{side}:answers")
+        return made
+
+    def _count(self, trial: Canary, what: str) -> None:
         with self._lock:
-            counts = self._counts.setdefault(live.trial.trial, Counter())
-            counts[f"{side}:answers"] += answers
-            counts[f"{side}:errors"] += errors
+            self._counts.setdefault(trial.trial, Counter())[what] += 1
 
     def start(self) -> None:
         self._thread.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -167,25 +167,53 @@ def test_a_broken_canary_is_refused_and_told_and_the_current_release_serves_ever
     assert process.current.canary_refused is None
 
 
-def test_answers_and_failures_are_counted_by_release_while_a_canary_is_on_trial(
+def test_calls_are_counted_by_release_while_a_canary_is_on_trial(
     log: MemoryLog, process: Process, versions: tuple[str, str], tallies: Tallies
 ) -> None:
     outcomes = Outcomes(tallies, process.current)
     before = live(process.current)
-    outcomes.count(before, before.champion, answers=5)
+    assert outcomes.attempt(before, before.champion, version_of) == versions[0]  # which is nobody's trial
     trial = announce_canary(log, versions[1], 0.5, NOW_MS, 600)
     until(lambda: live(process.current).trial is not None)
     now = live(process.current)
     outcomes.start()
     for _ in range(3):
-        outcomes.count(now, now.champion, answers=10)
-        outcomes.count(now, now.canary, answers=8)
-    outcomes.count(now, now.canary, errors=1)
+        assert outcomes.attempt(now, now.champion, version_of) == versions[0]
+    assert outcomes.attempt(now, now.canary, version_of) == versions[1]
     outcomes.stop()
-    counts = {"champion:answers": 30, "champion:errors": 0, "canary:answers": 24, "canary:errors": 1}
+    counts = {"champion:answers": 3, "champion:errors": 0, "canary:answers": 1, "canary:errors": 0}
+    assert tallies.read(trial.trial).counts == counts
+
+
+def test_a_canary_that_fails_leaves_its_users_to_the_champion(
+    log: MemoryLog, process: Process, versions: tuple[str, str], tallies: Tallies
+) -> None:
+    outcomes = Outcomes(tallies, process.current)
+    trial = announce_canary(log, versions[1], 0.5, NOW_MS, 600)
+    until(lambda: live(process.current).trial is not None)
+    now = live(process.current)
+
+    def failing(*failing: str) -> Callable[[Served | None], str | None]:
+        def answer(served: Served | None) -> str | None:
+            if served is not None and served.version in failing:
+                raise RuntimeError("broken")
+            return version_of(served)
+
+        return answer
+
+    assert outcomes.attempt(now, now.canary, failing(versions[1])) == versions[0]
+    for served in (now.champion, now.canary):
+        with pytest.raises(RuntimeError, match="broken"):
+            outcomes.attempt(now, served, failing(*versions))
+    outcomes.flush()
+    counts = {"champion:answers": 0, "champion:errors": 1, "canary:answers": 0, "canary:errors": 2}
     tally = tallies.read(trial.trial)
     assert tally.counts == counts
-    assert (tally.calls("champion"), tally.calls("canary")) == (30, 25)
+    assert (tally.calls("champion"), tally.calls("canary")) == (1, 2)
+
+
+def version_of(served: Served | None) -> str | None:
+    return None if served is None else served.version
 
 
 def test_a_rollback_is_served_within_a_second(log: MemoryLog, process: Process, versions: tuple[str, str]) -> None:
