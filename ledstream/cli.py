@@ -20,7 +20,7 @@ SERVER = ("host", "port", "workers", "kinds", "timeline_events", "idle_after_s",
 CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
 TRAINING = (
     *("kinds", "half_life_s", "train_days", "train_half_life_s"),
-    *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune"),
+    *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune", "max_release_lag_s"),
 )
 
 TRIAL = ("canary_share", "canary_s")
@@ -132,7 +132,7 @@ def _releases(settings: Settings, arguments: argparse.Namespace) -> int:
 
     if arguments.action == "rollback":
         return canary_command.run_rollback(settings)
-    return releases_command.run(settings, arguments.action, arguments.version)
+    return releases_command.run(settings, arguments.action, arguments.version, force=arguments.force)
 
 
 def _canary(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -208,6 +208,7 @@ def _demo_arguments(parser: Parser) -> None:
 def _releases_arguments(parser: Parser) -> None:
     parser.add_argument("action", nargs="?", choices=("list", "activate", "show", "rollback"), default="list")
     parser.add_argument("version", nargs="?", help="which release, for show and activate")
+    parser.add_argument("--force", action="store_true", help="activate a release although its gate refused it")
 
 
 def _canary_arguments(parser: Parser) -> None:

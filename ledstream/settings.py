@@ -72,6 +72,9 @@ class Settings(BaseModel):
         0, ge=0, allow_inf_nan=False, description="how much popularity adds to every score; `tune` tries others too"
     )
     keep_releases: int = Field(20, ge=1, description="newest releases kept on disk; older ones go at the next training")
+    max_release_lag_s: float = Field(
+        86400, gt=0, description="a release whose data ends so long before the newest event is refused"
+    )
     dim: int = Field(64, ge=1, le=4096, description="dimension of the embeddings")
     tune: bool = Field(False, description="choose the model's exponents on a validation part, which takes longer")
     supervisor_pid: int = Field(0, ge=0, description="stop when this process is gone; set by `up`")

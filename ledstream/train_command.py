@@ -1,4 +1,4 @@
-"""`ledstream train`: archive to release, announced; once, or again and again."""
+"""`ledstream train`: archive to release, judged and announced; once, or again and again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from datetime import UTC, datetime, timedelta
 
 from consumers.archive import archive_row
 from ledstream import parts
+from ledstream.canary_command import introduce
 from ledstream.judge import judging
 from ledstream.process import stop_on_signals
 from ledstream.settings import Settings
 from store.archive import Archive, ArchiveRow, read_archive
 from store.item_index import LowRecall
 from store.releases import BadRelease
-from stream.announcements import announce
+from stream.announcements import Announcement, read_announcement
 from stream.events import DecodeError, decode_event
 from stream.log import Log
 from stream.topics import EVENTS
+from training.gate import ArchivedEvents, GateSettings, examine
 from training.interactions import Selection
 from training.progress import progress_bars
 from training.spectral import SpectralSettings
@@ -43,12 +45,17 @@ def train_settings(settings: Settings) -> TrainSettings:
     )
 
 
+def gate_settings(settings: Settings) -> GateSettings:
+    """What a release must be like to go live under these settings."""
+    return GateSettings(settings.dim, settings.timeline_events, settings.max_release_lag_s)
+
+
 def train_once(settings: Settings, log: Log, now_ms: int) -> str:
-    """Train on the archive and what the log holds beyond it, publish, announce; returns the version.
+    """Train on the archive and what the log holds beyond it, publish, examine, announce; returns the version.
 
     What is there twice, because it was filed meanwhile, counts once: a user's events on one item are one cell.
 
-    Raises TooFewEvents, BadRelease or LowRecall, and then the current release stays.
+    Raises TooFewEvents, BadRelease (also where the gate refuses it) or LowRecall, and then the current release stays.
     """
     since = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(days=settings.train_days)
     started = time.monotonic()
@@ -62,12 +69,38 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
         releases = parts.releases(settings)
         version = releases.publish(model, now_ms=now_ms)
         progress("building the index", 1, 1)
-    announce(log, version, now_ms)
-    for old in releases.prune(settings.keep_releases, now_ms, spared=version):
-        logger.info("release %s deleted: %d newer ones are kept", old, settings.keep_releases)
+    go_live(settings, log, version, events, now_ms)
     took_s = time.monotonic() - started
     logger.info("release %s: %d items from %d events in %.1f s", version, len(model.item_ids), len(events), took_s)
     return version
+
+
+def go_live(settings: Settings, log: Log, version: str, events: ArchivedEvents, now_ms: int) -> None:
+    """Announce a published release if it passes the gate; then delete old ones. events: the archive.
+
+    Raises BadRelease with the gate's refusal, and then the current release stays.
+    """
+    releases, in_use = parts.releases(settings), _in_use(log)
+    current = in_use.version if in_use else None
+    report = examine(releases, version, current, events, gate_settings(settings), now_ms=now_ms)
+    for line in report.lines():
+        logger.info("%s", line)
+    if report.passed:
+        introduce(settings, log, version, now_ms)
+    in_use = _in_use(log)
+    for old in releases.prune(settings.keep_releases, now_ms, spared=in_use.in_use if in_use else ()):
+        logger.info("release %s deleted: %d newer ones are kept", old, settings.keep_releases)
+    if not report.passed:
+        raise BadRelease(report.refusal(), "gate")
+
+
+def _in_use(log: Log) -> Announcement | None:
+    """What is announced; nothing where that cannot be read, which the next announcement heals."""
+    try:
+        return read_announcement(log)
+    except DecodeError as error:
+        logger.warning("no current release: %s", error)
+        return None
 
 
 def not_archived(archive: Archive, log: Log) -> Iterator[ArchiveRow]:

@@ -114,6 +114,9 @@ class ReleaseEntry(BaseModel):
     items: int | None = None
     index: dict[str, Any] | None = None
     about: dict[str, Any] | None = None
+    gate: dict[str, Any] | None = Field(
+        default=None, description="the gate's verdict with all checks; null for a release that no gate has seen"
+    )
     problem: str | None = None
 
 

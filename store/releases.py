@@ -7,8 +7,10 @@
     output_embeddings.npy   (n, dim) float32, biases.npy (n,) float32: what scores
     popularity.npy          (n,) float32, weighted events per item
     index.faiss             candidates for a user vector (`store/item_index.py`)
+    probe.json              scores that training computed, to be found again (`store/soundness.py`)
 
-A folder is written under a temporary name and published by rename, so a release is there whole or not at all.
+A folder is written under a temporary name and published by rename, so a release is there whole or not at all. What the
+gate found of it lies beside it (`store/gate_reports.py`).
 Arrays are memory-mapped: processes of one machine share one copy.
 """
 
@@ -18,7 +20,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +31,9 @@ import numpy.typing as npt
 
 from led.encoder import F32, I64, Encoder
 from led.ranking import with_bias, with_one
+from store import soundness
 from store.durable import sync
+from store.gate_reports import Check, GateReports
 from store.item_index import MIN_RECALL, ItemIndex, build, load
 
 FORMAT = 2
@@ -48,7 +52,11 @@ U64 = npt.NDArray[np.uint64]
 
 
 class BadRelease(ValueError):
-    """A release that must not be used: says which file or figure, and why."""
+    """A release that must not be used: says which file or figure, and why. check: what it did not pass, by name."""
+
+    def __init__(self, why: str, check: str = "files") -> None:
+        super().__init__(why)
+        self.check = check
 
 
 class UnknownRelease(LookupError):
@@ -115,6 +123,10 @@ class Release:
         return len(self.item_keys)
 
     @property
+    def has_index(self) -> bool:
+        return self._index is not None
+
+    @property
     def index(self) -> ItemIndex:
         if self._index is None:
             raise BadRelease(f"release {self.version} was loaded without its index")
@@ -145,7 +157,7 @@ class Release:
             shape = (n, dim) if name.endswith("embeddings") else (n,)
             if found.shape != shape or found.dtype != dtype:
                 wanted = f"{np.dtype(dtype)} of shape {shape}"
-                raise BadRelease(f"{name} is {found.dtype} of shape {found.shape}, {wanted} expected")
+                raise BadRelease(f"{name} is {found.dtype} of shape {found.shape}, {wanted} expected", "shapes")
 
 
 class Releases:
@@ -156,6 +168,7 @@ class Releases:
 
     def __init__(self, folder: Path, item_key: Callable[[str], int], kind_code: Mapping[str, int]) -> None:
         self._folder, self._item_key, self._kind_code = folder, item_key, kind_code
+        self.reports = GateReports(folder)
 
     def versions(self) -> list[str]:
         """Published versions, oldest first."""
@@ -169,25 +182,27 @@ class Releases:
         return _read_description(self._path(version))[0]
 
     def load(self, version: str, *, with_index: bool = True) -> Release:
-        """The release, every file checked against its SHA-256. Raises UnknownRelease or BadRelease."""
+        """The release, every file checked against its SHA-256, values and shapes against each other.
+
+        Raises UnknownRelease or BadRelease.
+        """
         folder = self._path(version)
         info, files = _read_description(folder)
-        for name in sorted(FILES - files.keys()):
-            raise BadRelease(f"release {version}: {DESCRIPTION} does not list {name}")
-        for name, (sha256, size) in files.items():
-            if not with_index and name == "index.faiss":
-                continue
-            path = folder / name
-            if not path.is_file():
-                raise BadRelease(f"release {version}: {name} is missing")
-            if path.stat().st_size != size:
-                raise BadRelease(f"release {version}: {name} has {path.stat().st_size} bytes, {size} expected")
-            if _sha256(path) != sha256:
-                raise BadRelease(f"release {version}: {name} does not match its checksum")
+        _check_files(folder, {name: files[name] for name in files if with_index or name != "index.faiss"})
         try:
-            return Release(folder, info, self._kind_code, with_index=with_index)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: what faiss raises
-            raise BadRelease(f"release {version}: {error}") from error
+            release = Release(folder, info, self._kind_code, with_index=with_index)
+            for found in soundness.checks(release, self._item_key, soundness.read_probe(folder), every_id=False):
+                if found.outcome == "refused":
+                    raise BadRelease(found.says, found.name)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # RuntimeError: what faiss raises
+            name = error.check if isinstance(error, BadRelease) else "files"
+            raise BadRelease(f"release {version}: {error}", name) from error
+        return release
+
+    def soundness(self, release: Release) -> list[Check]:
+        """What `load` checked, with figures, and every id instead of a sample."""
+        probed = soundness.read_probe(self._path(release.version))
+        return list(soundness.checks(release, self._item_key, probed, every_id=True))
 
     def publish(self, model: Model, *, now_ms: int, min_recall: float = MIN_RECALL) -> str:
         """Build the index, write the folder, rename it into place; returns the version.
@@ -217,6 +232,10 @@ class Releases:
             (temporary / "item_ids.bin").write_bytes(b"".join(ids))
             np.save(temporary / "id_ends.npy", np.cumsum([len(i) for i in ids], dtype=np.int64))
             index.save(temporary / "index.faiss")
+            as_given = np.empty_like(keys)
+            as_given[order] = keys
+            probe = soundness.probe(as_given, model.input_embeddings, model.output_embeddings, model.biases)
+            (temporary / soundness.PROBE).write_text(json.dumps(probe) + "\n")
             version = _describe(temporary, model, report, now_ms)
             temporary.rename(self._folder / version)
             sync(self._folder)
@@ -225,16 +244,21 @@ class Releases:
             raise
         return version
 
-    def prune(self, keep: int, now_ms: int, *, spared: str) -> list[str]:
+    def prune(self, keep: int, now_ms: int, *, spared: Collection[str]) -> list[str]:
         """Delete all but the newest `keep` releases and what killed publishers left a day ago; returns the versions.
 
-        spared: the current version, which stays wherever it stands among them.
+        Of those the gate refused only the newest stays, to be looked at: they take no place of one to go back to.
+        spared: versions in use, which stay wherever they stand among them.
 
         Processes that hold a deleted release keep its mapped files until they let go of it.
         """
-        gone = [version for version in self.versions()[: -max(keep, 1)] if version != spared]
+        versions = self.versions()
+        refused = [version for version in versions if self.reports.refusal(version)]
+        good = [version for version in versions if version not in refused]
+        gone = [version for version in sorted(good[: -max(keep, 1)] + refused[:-1]) if version not in spared]
         for version in gone:
             shutil.rmtree(self._path(version))
+            self.reports.forget(version)
         for unfinished in self._folder.glob(f"{UNFINISHED}*"):
             if now_ms / 1000 - unfinished.stat().st_mtime > UNFINISHED_FOR_S:
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -327,7 +351,7 @@ def _read_description(folder: Path) -> tuple[ReleaseInfo, dict[str, tuple[str, i
     try:
         raw = json.loads((folder / DESCRIPTION).read_text())
         if raw["format"] != FORMAT:
-            raise BadRelease(f"release {folder.name}: format {raw['format']}, this program knows {FORMAT}")
+            raise BadRelease(f"release {folder.name}: format {raw['format']}, this program knows {FORMAT}", "format")
         info = ReleaseInfo(
             version=raw["version"],
             dim=int(raw["dim"]),
@@ -342,10 +366,24 @@ def _read_description(folder: Path) -> tuple[ReleaseInfo, dict[str, tuple[str, i
     except (OSError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         if isinstance(error, BadRelease):
             raise
-        raise BadRelease(f"release {folder.name}: {DESCRIPTION} cannot be read: {error}") from error
+        raise BadRelease(f"release {folder.name}: {DESCRIPTION} cannot be read: {error}", "description") from error
+    for name in sorted(FILES - files.keys()):
+        raise BadRelease(f"release {folder.name}: {DESCRIPTION} does not list {name}", "description")
     if info.version != folder.name:
-        raise BadRelease(f"release {folder.name}: its description is of {info.version}")
+        raise BadRelease(f"release {folder.name}: its description is of {info.version}", "description")
     return info, files
+
+
+def _check_files(folder: Path, files: Mapping[str, tuple[str, int]]) -> None:
+    for name, (sha256, size) in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BadRelease(f"release {folder.name}: {name} is missing", "checksums")
+        if (found := path.stat().st_size) != size:
+            raise BadRelease(f"release {folder.name}: {name} has {found} bytes, {size} expected", "checksums")
+        if (digest := _sha256(path)) != sha256:
+            why = f"{name} does not match its checksum: SHA-256 {digest[:16]}…, {sha256[:16]}… expected"
+            raise BadRelease(f"release {folder.name}: {why}", "checksums")
 
 
 def _sha256(path: Path) -> str:

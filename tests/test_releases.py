@@ -113,11 +113,11 @@ def test_pruning_keeps_the_newest_and_a_pruned_release_serves_whoever_holds_it(f
     left = folder.parent / ".unfinished-1-abcd"
     left.mkdir()
     newest = releases.publish(model(items(5)), now_ms=release.info.created_ms + 1)
-    assert releases.prune(1, release.info.created_ms, spared=folder.name) == []
-    assert releases.prune(1, release.info.created_ms, spared=newest) == [folder.name]
+    assert releases.prune(1, release.info.created_ms, spared=[folder.name]) == []
+    assert releases.prune(1, release.info.created_ms, spared=[newest]) == [folder.name]
     assert releases.versions() == [newest]
     assert left.is_dir(), "it may be a publisher still at work"
-    assert releases.prune(1, int(time.time() * 1000) + 2 * 86_400_000, spared=newest) == []
+    assert releases.prune(1, int(time.time() * 1000) + 2 * 86_400_000, spared=[newest]) == []
     assert not left.exists()
     assert release.item_id(int(release.rows(np.array([item_key("item-3")], np.uint64))[0])) == "item-3"
     release.warm_up()

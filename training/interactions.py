@@ -79,9 +79,9 @@ def collect(events: pa.Table, selection: Selection) -> Interactions:
     `appended_ms`, every event that reached the log before it: a browser's clock that runs ahead must not save what was
     to be forgotten.
     """
-    users, user_ids = _codes(events["user_id"])
-    items, item_ids = _codes(events["item_id"])
-    kinds, kind_names = _codes(events["kind"])
+    users, user_ids = codes(events["user_id"])
+    items, item_ids = codes(events["item_id"])
+    kinds, kind_names = codes(events["kind"])
     times_ms = events["time_ms"].to_numpy().astype(np.int64)
     weight_of = np.array(
         [0.0 if name == ERASE else selection.kind_weights.get(name, 0.0) for name in kind_names] or [0.0]
@@ -121,7 +121,7 @@ class _Coded:
         return _Coded(codes.astype(np.int64), [self.ids[code] for code in used])
 
 
-def _codes(column: Any) -> tuple[I64, list[str]]:
+def codes(column: Any) -> tuple[I64, list[str]]:
     """Codes (n,) into the distinct values of a column of strings, -1 for null, and those values."""
     encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
     chunks = encoded.unify_dictionaries().chunks
