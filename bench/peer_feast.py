@@ -1,6 +1,6 @@
 """Feast, Redis and faiss, glued as a team would: user features in Feast's online store, items in a faiss index.
 
-    PEER_FOLDER=… PEER_STORE=redis://… python -m bench.peer_feast     # fills the store; Granian then serves `create`
+    PEER_FOLDER=… PEER_STORE=redis://… python -m bench.peer_feast     # fills the store; uvicorn then serves `create`
 
 The features of a user are the vector (the same mean as ours) and the newest items. A request asks Feast for both,
 faiss for the best items and leaves out those seen. An event reads the items, takes the mean again and pushes both.
@@ -67,11 +67,11 @@ class FeastPeer:
 
 
 def create() -> Application:
-    """One call a request in two threads, or all that wait in one call: whichever PEER_AT_ONCE asks for."""
+    """PEER_AT_ONCE: most requests to a call."""
     folder, at_once = Path(os.environ["PEER_FOLDER"]), int(os.environ["PEER_AT_ONCE"])
     faiss.omp_set_num_threads(1)
     peer = FeastPeer(World.load(folder), _feature_store(folder), faiss.read_index(str(folder / "items.faiss")))
-    return Application(peer, threads=1 if at_once > 1 else 2, at_once=at_once)
+    return Application(peer, at_once=at_once)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """`implicit` as a server: its ALS model, users recalculated at each request from their items in a Redis list.
 
-    PEER_FOLDER=… PEER_STORE=redis://… python -m bench.peer_implicit     # fills the store; Granian then serves `create`
+    PEER_FOLDER=… PEER_STORE=redis://… python -m bench.peer_implicit     # fills the store; uvicorn then serves `create`
 
 An event is one LPUSH, so the next request knows of it. The item factors are the world's output embeddings instead of
 trained ones: what is compared is serving. ALS has no biases; its scores are its own.
@@ -27,10 +27,11 @@ IDLE_AFTER_S = 30 * 86400
 class ImplicitPeer:
     """Exact search by `recommend(recalculate_user=True)`, for one user or for many in one call."""
 
-    def __init__(self, world: World, store: redis.Redis, *, threads: int) -> None:
+    def __init__(self, world: World, store: redis.Redis) -> None:
         self._store, self._item_ids = store, world.item_ids.tolist()
         self._rows = {item: row for row, item in enumerate(self._item_ids)}
-        self._model = AlternatingLeastSquares(factors=world.outputs.shape[1], num_threads=threads)
+        # With more threads inside a call, its default, a user cost twice the time: they wait for each other.
+        self._model = AlternatingLeastSquares(factors=world.outputs.shape[1], num_threads=1)
         self._model.item_factors = world.outputs
 
     def answer(self, users: Sequence[str]) -> list[Ranked]:
@@ -62,23 +63,21 @@ class ImplicitPeer:
 
 
 def create() -> Application:
-    """One call a request in two threads, or all that wait in one call: whichever PEER_AT_ONCE asks for."""
-    at_once = int(os.environ["PEER_AT_ONCE"])
-    threads = 1 if at_once > 1 else 2
-    return Application(_peer(threads=0 if at_once > 1 else 1), threads=threads, at_once=at_once)
+    """PEER_AT_ONCE: most requests to a call."""
+    return Application(_peer(), at_once=int(os.environ["PEER_AT_ONCE"]))
 
 
 def main() -> None:
     world = World.load(Path(os.environ["PEER_FOLDER"]))
-    peer = _peer(threads=1)
+    peer = _peer()
     for first in range(0, world.users, USERS_AT_ONCE):
         some = range(first, min(world.users, first + USERS_AT_ONCE))
         peer.saw_many({user_id(number): world.timeline(number).tolist() for number in some})
 
 
-def _peer(*, threads: int) -> ImplicitPeer:
+def _peer() -> ImplicitPeer:
     world = World.load(Path(os.environ["PEER_FOLDER"]))
-    return ImplicitPeer(world, redis.Redis.from_url(os.environ["PEER_STORE"]), threads=threads)
+    return ImplicitPeer(world, redis.Redis.from_url(os.environ["PEER_STORE"]))
 
 
 def _key(user: str) -> str:

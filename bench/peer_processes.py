@@ -120,13 +120,14 @@ def _filled(python: Path, name: str, environ: dict[str, str]) -> None:
 def _peer_server(
     python: Path, name: str, environ: dict[str, str], workers: int, *, at_once: int
 ) -> Iterator[tuple[int, int]]:
-    """Granian as our server runs it, around the peer: its port and pid."""
+    """uvicorn, which our server runs on too, around the peer: its port and pid."""
     port = free_port(HOST, 0)
-    command = [str(python), "-m", "granian", "--interface", "asgi", "--loop", "uvloop", "--factory"]
-    command += ["--workers", str(workers), "--host", HOST, "--port", str(port), "--backpressure", "8192", "--no-ws"]
+    command = [str(python), "-m", "uvicorn", f"bench.peer_{name}:create", "--factory"]
+    command += ["--host", HOST, "--port", str(port), "--workers", str(workers), "--loop", "uvloop"]
+    command += ["--http", "httptools", "--no-access-log", "--log-level", "warning", "--timeout-graceful-shutdown", "5"]
     folder = Path(environ["PEER_FOLDER"])
     given = environ | {"PEER_AT_ONCE": str(at_once)}
-    with _child([*command, f"bench.peer_{name}:create"], given, folder) as child:
+    with _child(command, given, folder) as child:
         _wait_until_ready(port, child, folder)
         yield port, child.pid
 

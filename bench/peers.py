@@ -2,7 +2,7 @@
 
     python -m bench.peers --items 100000 --users 20000
 
-`implicit` with users recalculated at each request, and Feast with faiss; each behind Granian with as many workers as
+`implicit` with users recalculated at each request, and Feast with faiss; each behind uvicorn with as many workers as
 ours, its store a Valkey over TCP, and both ways: a call for each request, and one call for all requests that wait.
 h2load asks: as fast as it is answered, then at a rate that all of them can hold. Then events are posted under
 that rate, and timed until an answer changes. The peers come from the extra `peers`, in an environment that uv makes.
