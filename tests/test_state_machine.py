@@ -244,9 +244,8 @@ class Consuming(RuleBasedStateMachine):
 
     def write_half_and_crash(self, command: Command) -> None:
         if command.writes(b":u:"):
-            script, keys, (lives_s, *values) = command.words[1], command.keys, command.arguments
-            half, client = len(keys) // 2, cast(Any, self.around.client)
-            client.execute_command("EVALSHA", script, half, *keys[:half], lives_s, *values[: 2 * half])
+            half, client = len(command.keys) // 2, cast(Any, self.around.client)
+            client.execute_command("EVALSHA", command.words[1], half, *command.keys[:half], *command.arguments)
         self.crash(command)
 
     def overtake(self, _: Command) -> None:

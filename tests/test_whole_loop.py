@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from ledstream.own_system import OwnSystem, free_port
+from ledstream.own_system import OwnSystem
 from ledstream.settings import Settings, read_settings
 from store.archive import read_archive
+from tests.servers import free_ports
 
 ROOT = Path(__file__).parent.parent
 SOON_S = 10.0
@@ -61,7 +62,7 @@ def test_the_demo_keeps_its_promises_and_ends_with_one_line_of_figures() -> None
 
 
 def system_settings(folder: Path, **flags: str) -> Settings:
-    chosen = {"data_dir": folder, "port": free_port("127.0.0.1", 8080), "archive_flush_s": 0.5, "dim": 8}
+    chosen = {"data_dir": folder, "port": free_ports(1)[0], "archive_flush_s": 0.5, "dim": 8}
     return read_settings({}, chosen | flags)
 
 
