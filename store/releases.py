@@ -35,6 +35,7 @@ from store import soundness
 from store.durable import sync
 from store.gate_reports import Check, GateReports
 from store.item_index import MIN_RECALL, ItemIndex, build, load
+from store.stamps import Stamp, sha256_of, stamps
 
 FORMAT = 2
 DESCRIPTION = "release.json"
@@ -169,6 +170,7 @@ class Releases:
     def __init__(self, folder: Path, item_key: Callable[[str], int], kind_code: Mapping[str, int]) -> None:
         self._folder, self._item_key, self._kind_code = folder, item_key, kind_code
         self.reports = GateReports(folder)
+        self._passed: dict[Path, Stamp | None] = {}
 
     def versions(self) -> list[str]:
         """Published versions, oldest first."""
@@ -184,19 +186,25 @@ class Releases:
     def load(self, version: str, *, with_index: bool = True) -> Release:
         """The release, every file checked against its SHA-256, values and shapes against each other.
 
-        Raises UnknownRelease or BadRelease.
+        What passed once is not checked again until somebody writes to it. Raises UnknownRelease or BadRelease.
         """
         folder = self._path(version)
         info, files = _read_description(folder)
-        _check_files(folder, {name: files[name] for name in files if with_index or name != "index.faiss"})
+        files = {name: files[name] for name in files if with_index or name != "index.faiss"}
+        found = stamps(folder / name for name in (DESCRIPTION, *files))
+        is_known = found.items() <= self._passed.items()
+        if not is_known:
+            _check_files(folder, files)
         try:
             release = Release(folder, info, self._kind_code, with_index=with_index)
-            for found in soundness.checks(release, self._item_key, soundness.read_probe(folder), every_id=False):
-                if found.outcome == "refused":
-                    raise BadRelease(found.says, found.name)
+            probed = soundness.read_probe(folder)
+            for check in () if is_known else soundness.checks(release, self._item_key, probed, every_id=False):
+                if check.outcome == "refused":
+                    raise BadRelease(check.says, check.name)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # RuntimeError: what faiss raises
             name = error.check if isinstance(error, BadRelease) else "files"
             raise BadRelease(f"release {version}: {error}", name) from error
+        self._passed |= found
         return release
 
     def soundness(self, release: Release) -> list[Check]:
@@ -326,7 +334,7 @@ def _check_samples(vectors: F32, dim: int) -> None:
 
 
 def _describe(folder: Path, model: Model, index: Mapping[str, Any], now_ms: int) -> str:
-    files = {path.name: [_sha256(path), path.stat().st_size] for path in sorted(folder.iterdir())}
+    files = {path.name: [sha256_of(path), path.stat().st_size] for path in sorted(folder.iterdir())}
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:8]
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)
     version = f"{moment:%Y%m%dT%H%M%S}{now_ms % 1000:03d}Z-{digest}"
@@ -381,14 +389,9 @@ def _check_files(folder: Path, files: Mapping[str, tuple[str, int]]) -> None:
             raise BadRelease(f"release {folder.name}: {name} is missing", "checksums")
         if (found := path.stat().st_size) != size:
             raise BadRelease(f"release {folder.name}: {name} has {found} bytes, {size} expected", "checksums")
-        if (digest := _sha256(path)) != sha256:
+        if (digest := sha256_of(path)) != sha256:
             why = f"{name} does not match its checksum: SHA-256 {digest[:16]}…, {sha256[:16]}… expected"
             raise BadRelease(f"release {folder.name}: {why}", "checksums")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _map(path: Path) -> Any:

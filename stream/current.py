@@ -45,6 +45,8 @@ class CurrentRelease(Generic[R]):
     current release where with_canary asks for it; refused, it leaves the current one alone.
 
     load: a version to what this process needs of it, checked and ready; raises one of CANNOT_LOAD.
+    prepare: called, when there is nothing else to do, with the version to go back to if it was never loaded here, so
+    that loading it will be quick; may raise the same.
     on_swap: called with each version that became current here; on_refusal: with each refused, once.
     """
 
@@ -54,12 +56,14 @@ class CurrentRelease(Generic[R]):
         load: Callable[[str], R],
         *,
         with_canary: bool = False,
+        prepare: Callable[[str], object] = lambda _: None,
         retry_every_s: float = 2.0,
         on_swap: Callable[[str], None] = lambda _: None,
         on_refusal: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._log, self._load, self._with_canary, self._retry_every_s = log, load, with_canary, retry_every_s
-        self._on_swap, self._on_refusal = on_swap, on_refusal
+        self._prepare, self._on_swap, self._on_refusal = prepare, on_swap, on_refusal
+        self._prepared: set[str] = set()
         self._in_use: InUse[R] = InUse()
         self.announcement: Announcement | None = None
         self.refused: RefusedRelease | None = None
@@ -106,6 +110,7 @@ class CurrentRelease(Generic[R]):
 
     def _take_announced(self) -> None:
         while not self._stop.is_set():
+            self._prepare_way_back()
             self._news.wait(self._retry_every_s if self.refused or self.canary_refused else None)
             self._news.clear()
             if not self._stop.is_set():
@@ -160,8 +165,18 @@ class CurrentRelease(Generic[R]):
         if self.canary_refused is not None and (trial is None or trial.version != self.canary_refused.version):
             self.canary_refused = None
 
+    def _prepare_way_back(self) -> None:
+        before = self.announcement.before[:1] if self.announcement is not None else ()
+        for version in set(before) - self._prepared:
+            self._prepared.add(version)
+            try:
+                self._prepare(version)
+            except CANNOT_LOAD as error:
+                logger.warning("there is no way back to release %s: %s", version, error)
+
     def _loaded(self, version: str, refused: RefusedRelease | None) -> R | RefusedRelease:
         """refused: what was refused in this place before, so that a refusal is told once."""
+        self._prepared.add(version)
         try:
             return self._load(version)
         except CANNOT_LOAD as error:

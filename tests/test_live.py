@@ -31,7 +31,10 @@ class Process:
     def __init__(self, log: MemoryLog, folder: Releases) -> None:
         self.loaded: list[str] = []
         self._folder = folder
-        self.current: CurrentRelease[Served] = CurrentRelease(log, self._load, with_canary=True, retry_every_s=0.05)
+        self.prepared: list[str] = []
+        self.current: CurrentRelease[Served] = CurrentRelease(
+            log, self._load, with_canary=True, prepare=self.prepared.append, retry_every_s=0.05
+        )
 
     def _load(self, version: str) -> Served:
         self.loaded.append(version)
@@ -228,3 +231,20 @@ def test_a_rollback_is_served_within_a_second(log: MemoryLog, process: Process, 
             threading.Event().wait(0.001)
         took_s.append(time.perf_counter() - started)
     assert statistics.median(took_s) < 1.0
+
+
+def test_a_process_makes_ready_to_go_back_to_what_it_has_never_loaded(
+    log: MemoryLog, folder: Releases, process: Process, versions: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = versions
+    announce(log, two, NOW_MS)
+    until(lambda: set(process.answering().values()) == {two})
+    later = Process(log, folder)
+    later.current.start()
+    until(lambda: later.prepared == [one])
+    later.current.stop()
+    assert process.prepared == []
+    current = CurrentRelease(log, folder.load, prepare=lambda version: folder.load(version + "gone"))
+    current.start()
+    until(lambda: "there is no way back to release" in caplog.text)
+    current.stop()

@@ -280,3 +280,34 @@ def test_a_publisher_killed_at_work_leaves_nothing_that_can_be_read(tmp_path: Pa
 def test_every_kind_of_this_process_may_weigh_nothing(tmp_path: Path) -> None:
     release = published(tmp_path, model(items(5), kind_weights={"view": 0.0}))
     assert release.encoder.kind_weight(np.array([kind_code("view"), 9], np.uint8)).tolist() == [0, 0]
+
+
+def test_files_that_passed_once_are_not_read_again_until_somebody_writes_to_them(tmp_path: Path) -> None:
+    releases = releases_in(tmp_path)
+    other, version = (releases.publish(model(items(3000)), now_ms=NOW + n) for n in range(2))
+    releases.load(other)  # with all that is imported at a first use
+    size = sum(path.stat().st_size for path in (tmp_path / version).iterdir())
+    assert bytes_read(lambda: releases.load(version, with_index=False)) < size
+    assert bytes_read(lambda: releases.load(version)) >= size  # the index was not among what passed
+    assert bytes_read(lambda: releases.load(version)) < 0.5 * size
+    assert bytes_read(lambda: releases.load(version, with_index=False)) < 0.5 * size
+    altered = tmp_path / version / "output_embeddings.npy"
+    before, whole = altered.stat(), altered.read_bytes()
+    altered.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    os.utime(altered, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(BadRelease, match=r"output_embeddings.npy does not match its checksum"):
+        releases.load(version)
+    altered.write_bytes(whole)
+    assert bytes_read(lambda: releases.load(version)) >= size
+    assert bytes_read(lambda: releases.load(version)) < 0.5 * size
+
+
+def bytes_read(do: Callable[[], object]) -> int:
+    """By calls of read; what is mapped is none."""
+
+    def so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = so_far()
+    do()
+    return so_far() - before
