@@ -7,9 +7,10 @@ on, so that the store and this process work at the same time. Nothing waits for 
 from __future__ import annotations
 
 import asyncio
-import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from serving.answers import Answer, Recommender
 from serving.questions import Question
@@ -17,7 +18,9 @@ from serving.refusals import Overloaded
 from store.connection import StoreUnavailable
 from store.lookups import Found, Lookups
 
-logger = logging.getLogger(__name__)
+WAIT_S = 0.02  # the longest a question is let wait for those before it
+FIRST_GUESS_S = 0.0001
+LEARNS = 0.1  # weight of the newest batch in what an answer takes
 Done = Callable[[Answer | Exception], None]
 Asked = tuple[Question, Done]
 
@@ -25,7 +28,8 @@ Asked = tuple[Question, Done]
 class Answering:
     """Asked from one event loop. keys: where users' records are.
 
-    max_batch: questions answered together. max_waiting: beyond so many, more are refused.
+    max_batch: questions answered together. max_waiting: beyond so many, or beyond what WAIT_S suffices for at the pace
+    of the moment, more are refused: it is better to answer most in good time than all of them late.
     """
 
     def __init__(
@@ -34,13 +38,16 @@ class Answering:
         keys: Callable[[Sequence[str]], list[bytes]],
         lookups: Lookups,
         *,
-        max_batch: int = 256,
+        max_batch: int = 64,
         max_waiting: int = 2048,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._recommender, self._keys, self._lookups, self._on_batch = recommender, keys, lookups, on_batch
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._waiting: deque[Asked] = deque()
+        self._most = max_waiting
+        self._each_s = FIRST_GUESS_S
+        self._busy_since: float | None = None
         self._is_due = self._is_looking_up = self._stopping = False
 
     async def start(self) -> None:
@@ -57,27 +64,31 @@ class Answering:
 
     def submit(self, question: Question, done: Done) -> None:
         """Have `done` called, later, with the answer or a mistake of ours. Raises Overloaded."""
-        if self._stopping or len(self._waiting) >= self._max_waiting:
-            raise Overloaded("questions")
+        self._admit(1)
         self._waiting.append((question, done))
+        self._see_to_it()
+
+    async def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        """The answers, in order; some at a time, with other questions in between. Raises Overloaded."""
+        answers: list[Answer] = []
+        for start in range(0, len(questions), self._max_batch // 2):
+            some = questions[start : start + self._max_batch // 2]
+            if not start:
+                self._admit(len(some))
+            futures: list[asyncio.Future[Answer]] = [self._loop.create_future() for _ in some]
+            self._waiting += [(asked, partial(_put, future)) for asked, future in zip(some, futures, strict=True)]
+            self._see_to_it()
+            answers += await asyncio.gather(*futures)
+        return answers
+
+    def _admit(self, number: int) -> None:
+        if self._stopping or (self._waiting and len(self._waiting) + number > self._most):
+            raise Overloaded("questions")
+
+    def _see_to_it(self) -> None:
         if not self._is_due and not self._is_looking_up:
             self._is_due = True
             self._loop.call_soon(self._look_up)  # what came in this turn of the loop comes along
-
-    async def ask(self, question: Question) -> Answer:
-        """The answer. Raises Overloaded."""
-        future: asyncio.Future[Answer] = self._loop.create_future()
-
-        def done(outcome: Answer | Exception) -> None:
-            if future.done():
-                return  # the asker went away
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        self.submit(question, done)
-        return await future
 
     def _look_up(self) -> None:
         self._is_due = False
@@ -107,6 +118,24 @@ class Answering:
         self._on_batch(len(batch))
         for (_, done), answer in zip(batch, answers, strict=True):
             done(answer)
+        self._keep_pace(len(batch))
+
+    def _keep_pace(self, answered: int) -> None:
+        """Learn what an answer takes, with all that is done around it, while there is always a next one."""
+        now = time.perf_counter()
+        if self._busy_since is not None:
+            self._each_s += LEARNS * ((now - self._busy_since) / answered - self._each_s)
+            self._most = min(self._max_waiting, max(self._max_batch, int(WAIT_S / self._each_s)))
+        self._busy_since = now if self._waiting else None
+
+
+def _put(future: asyncio.Future[Answer], outcome: Answer | Exception) -> None:
+    if future.done():
+        return  # the asker went away
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _records(questions: Sequence[Question], found: Found) -> list[bytes | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-import msgpack
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -57,10 +56,6 @@ class Answer(NamedTuple):
             self.source.encode(),
             b"true" if self.degraded else b"false",
         )
-
-    def to_msgpack(self) -> bytes:
-        """The same fields in msgpack."""
-        return bytes(msgpack.packb(orjson.loads(self.to_json())))
 
 
 NO_ANSWER = Answer(None, (), np.empty(0), b"null", None, "popular", False)

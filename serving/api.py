@@ -23,7 +23,7 @@ from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.posts import read_json
 from serving.publisher import Publisher, entry_of
-from serving.questions import Question, from_timeline, read_query, record_of
+from serving.questions import Question, from_timeline, from_users, read_query, record_of
 from serving.readiness import Readiness
 from serving.refusals import Refused
 from serving.schemas import DEFAULT_K, MAX_K
@@ -104,8 +104,21 @@ def _add_questions(app: FastAPI, routes: Routes) -> None:
     async def recommendations_for_a_timeline(request: Request) -> Response:
         """The best items for the events in the request. Nothing is stored."""
         body = read_json(await read_all(request.receive))
-        answer = await routes.questions.ask(from_timeline(body, routes.parts.border, routes.parts.now_ms()))
-        return _response(Reply(200, answer.to_json()))
+        (answer,) = await routes.questions.ask([from_timeline(body, routes.parts.border, routes.parts.now_ms())])
+        return _response(Reply(200, answer.to_json()).in_form(accepted_form(request.headers.raw)))
+
+    @app.post(
+        f"{RECOMMENDATIONS}/batch",
+        response_model=schemas.BatchAnswer,
+        tags=["recommendations"],
+        openapi_extra=_body(schemas.BatchBody),
+    )
+    async def recommendations_for_many(request: Request) -> Response:
+        """The best items for each of up to 1,000 users, as if each had been asked for alone."""
+        questions = from_users(read_json(await read_all(request.receive)))
+        answers = [answer.to_json() for answer in await routes.questions.ask(questions)]
+        reply = Reply(200, b'{"answers":[%b]}' % b",".join(answers))
+        return _response(reply.in_form(accepted_form(request.headers.raw)))
 
     @app.get(
         "/v1/items/{item_id:path}/similar",
@@ -120,7 +133,7 @@ def _add_questions(app: FastAPI, routes: Routes) -> None:
         if served is None or not served.knows(item_id):
             raise Refused("item_id", item_id, "not in the current release", status=404)
         record = record_of([(item_key(item_id), routes.parts.now_ms(), 0, served.heaviest_kind())])
-        answer = await routes.questions.ask(Question(None, record, k))
+        (answer,) = await routes.questions.ask([Question(None, record, k)])
         shown = orjson.dumps(item_id), answer.items_json(), answer.release
         return _response(Reply(200, b'{"item_id":%b,"items":%b,"release":%b}' % shown))
 
@@ -214,7 +227,7 @@ def _describe_bodies(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         page = described()
-        for model in (schemas.PostBody, schemas.TimelineBody):
+        for model in (schemas.PostBody, schemas.TimelineBody, schemas.BatchBody):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             page["components"]["schemas"] |= {**schema.pop("$defs", {}), model.__name__: schema}
         return page

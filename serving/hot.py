@@ -11,6 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
+import msgpack
+import orjson
+
 from serving.answering import Answering
 from serving.answers import Answer
 from serving.metrics import Metrics
@@ -41,6 +44,10 @@ class Reply(NamedTuple):
     body: bytes
     form: bytes = JSON
 
+    def in_form(self, form: bytes) -> Reply:
+        """The same in MSGPACK, if that is the form."""
+        return self if form == JSON else Reply(self.status, bytes(msgpack.packb(orjson.loads(self.body))), form)
+
     def headers(self) -> list[tuple[bytes, bytes]]:
         fields = [(b"content-type", self.form), (b"content-length", b"%d" % len(self.body))]
         if self.status == 503:
@@ -62,7 +69,7 @@ class Hot:
             if isinstance(outcome, Exception):
                 answer = refusal(RECOMMENDATIONS, outcome)
             else:
-                answer = Reply(200, outcome.to_json() if form == JSON else outcome.to_msgpack(), form)
+                answer = Reply(200, outcome.to_json()).in_form(form)
                 self._metrics.answer_seconds.observe(time.perf_counter() - asked_at)
             self._metrics.request(RECOMMENDATIONS, answer.status).inc()
             done(answer)

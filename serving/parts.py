@@ -36,7 +36,7 @@ class Parts:
 class Limits:
     """Where a process begins to refuse instead of letting everybody wait."""
 
-    batch: int = 256  # questions answered together
+    batch: int = 64  # questions answered together: more save nothing, and take longer
     waiting_questions: int = 2048
     waiting_events: int = 20_000
     retry_release_every_s: float = 2.0

@@ -10,7 +10,7 @@ import numpy as np
 
 from led.encoder import NEVER_MS
 from serving.refusals import Refused
-from serving.schemas import DEFAULT_K, MAX_EXCLUDED, MAX_K, TimelineBody, checked
+from serving.schemas import DEFAULT_K, MAX_EXCLUDED, MAX_K, BatchBody, TimelineBody, checked
 from store.user_record import NO_RELEASE, TIMELINE, Applied, UserRecord, encode_record
 from stream.events import MAX_ID_BYTES, Border, InvalidEvent, check_user_id, item_key, kind_code
 
@@ -42,6 +42,18 @@ def from_query(query: bytes) -> Question:
         raise Refused("user", user, error.reason) from None
     exclude = [item for value in values["exclude"] for item in value.split(",") if item] if values["exclude"] else []
     return Question(user, None, read_k(values), check_excluded(exclude), _flag(values))
+
+
+def from_users(body: Any) -> list[Question]:
+    """The questions of a decoded `BatchBody`, in order. Raises Refused."""
+    asked = checked(BatchBody, body)
+    exclude = check_excluded(asked.exclude)
+    for place, user in enumerate(asked.users):
+        try:
+            check_user_id(user)
+        except InvalidEvent as error:
+            raise Refused(f"users.{place}", user, error.reason) from None
+    return [Question(user, None, asked.k, exclude, asked.seen) for user in asked.users]
 
 
 def read_query(query: bytes, known: Sequence[str]) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from serving.refusals import Refused
 from stream.events import EVENTS_PER_POST, EventBody, Id
 
-DEFAULT_K, MAX_K, MAX_EXCLUDED, MAX_TIMELINE = 20, 200, 200, 1000
+DEFAULT_K, MAX_K, MAX_EXCLUDED, MAX_TIMELINE, MAX_USERS = 20, 200, 200, 1000, 1000
 K = Annotated[int, Field(ge=1, le=MAX_K, description="how many items")]
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -33,6 +33,17 @@ class TimelineBody(BaseModel):
     timeline: Annotated[list[TimelineEvent], Field(max_length=MAX_TIMELINE)]
     k: K = DEFAULT_K
     exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = []
+
+
+class BatchBody(BaseModel):
+    """Many users asked for at once; k, exclude and seen are for each of them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    users: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)]
+    k: K = DEFAULT_K
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = []
+    seen: bool = False
 
 
 class EventsBody(BaseModel):
@@ -59,6 +70,10 @@ class RecommendationsAnswer(BaseModel):
     as_of: int | None = Field(description="time of the user's last applied event, Unix milliseconds")
     source: Literal["personal", "popular"]
     degraded: bool = Field(description="the store did not answer: a known user may have got the popular items")
+
+
+class BatchAnswer(BaseModel):
+    answers: list[RecommendationsAnswer] = Field(description="one for each user, in order")
 
 
 class SimilarAnswer(BaseModel):

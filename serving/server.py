@@ -38,17 +38,10 @@ def listening(host: str, port: int) -> socket.socket:
     return found
 
 
-def serve(factory: str, host: str, port: int, *, workers: int = 1) -> None:
-    """Serve until SIGTERM or SIGINT; call from the main thread.
-
-    factory: `package.module:function` that makes the application, called once in each worker process.
-    """
-    config = Config(
-        factory,
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
+def configured(app: Any, **more: Any) -> Config:
+    """What uvicorn is to do with an application, or with the name of its factory."""
+    return Config(
+        app,
         loop="uvloop",
         http=ShortWay,
         ws="none",
@@ -61,7 +54,16 @@ def serve(factory: str, host: str, port: int, *, workers: int = 1) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        **more,
     )
+
+
+def serve(factory: str, host: str, port: int, *, workers: int = 1) -> None:
+    """Serve until SIGTERM or SIGINT; call from the main thread.
+
+    factory: `package.module:function` that makes the application, called once in each worker process.
+    """
+    config = configured(factory, factory=True, host=host, port=port, workers=workers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises them again once it has ended well
     if workers > 1:

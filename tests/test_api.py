@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgpack
 import orjson
 import pytest
 
@@ -116,6 +117,22 @@ def test_a_timeline_in_the_request_answers_as_a_stored_one_and_stores_nothing(wo
         empty = (await client.post("/v1/recommendations", json={"timeline": []})).json()
         assert (empty["source"], empty["as_of"], len(empty["items"])) == ("popular", None, 20)
         assert world.log.events() == []
+
+    world.run(story)
+
+
+def test_many_users_in_one_call_are_answered_as_each_alone(world: World) -> None:
+    users = [f"user-{number}" for number in range(100)] + ["nobody"]
+    put(world.states, records({user: viewed(user, "hat-01", "belt-02") for user in users[:-1]}, world.release))
+
+    async def story(client: httpx.AsyncClient) -> None:
+        asked = {"users": users, "k": 4, "exclude": ["hat-03"]}
+        together = await client.post("/v1/recommendations/batch", json=asked)
+        alone = [(await client.get(f"/v1/recommendations?user={user}&k=4&exclude=hat-03")).json() for user in users]
+        assert together.json() == {"answers": alone}
+        headers = {"accept": "application/msgpack"}
+        packed = await client.post("/v1/recommendations/batch", json=asked, headers=headers)
+        assert msgpack.unpackb(packed.content) == together.json()
 
     world.run(story)
 
@@ -270,6 +287,10 @@ BAD = [
     ("POST", "/v1/recommendations", b'{"timeline": [], "exclude": ["a", 1]}', 400, "exclude.1"),
     ("POST", "/v1/recommendations", b'{"timeline": [], "when": 1}', 400, "when"),
     ("POST", "/v1/recommendations", b" " * (4 << 20) + b"{}", 413, "body"),
+    ("POST", "/v1/recommendations/batch", b'{"users": []}', 400, "users"),
+    ("POST", "/v1/recommendations/batch", b'{"users": ["a", "\\u0001"]}', 400, "users.1"),
+    ("POST", "/v1/recommendations/batch", b'{"users": ["a"], "k": 0}', 400, "k"),
+    ("POST", "/v1/recommendations/batch", b'{"users": [' + b",".join([b'"a"'] * 1001) + b"]}", 400, "users"),
     ("POST", "/v1/releases/..%2F..%2Fetc/activate", None, 404, "path"),
     ("POST", "/v1/releases/../activate", None, 404, "path"),
     ("POST", "/v1/releases/x/activate?now=1", None, 400, "now"),

