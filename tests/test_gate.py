@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ledstream import releases_command
 from ledstream.settings import Settings, read_settings
 from ledstream.train_command import go_live
+from store.archive import SCHEMA, ArchiveRow
 from store.gate_reports import GateReport
-from store.item_index import build
+from store.item_index import build, use_threads
 from store.releases import BadRelease, Model
 from stream.announcements import announce, current_version
 from stream.current import CurrentRelease
+from stream.events import item_key
 from stream.log import Log
 from stream.memory_log import MemoryLog
 from stream.topics import topics
@@ -33,9 +36,15 @@ from tests.gated_world import (
     rewritten,
     swapped,
 )
-from training.last_hour import HOUR_MS
+from training.last_hour import HOUR_MS, ask
 
 SEEDS = range(20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    """Threads that wait for each other on a busy machine take many times as long as one."""
+    use_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +355,38 @@ def test_a_release_of_before_probes_is_not_refused_for_it(world: GatedWorld) -> 
     report = world.examine(world.poisoned(lambda folder: (folder / "probe.json").unlink()))
     assert_passed(report)
     assert {found.name: found.outcome for found in report.checks}["probe"] == "not judged"
+
+
+def test_a_question_is_what_a_user_did_next_and_knows_what_was_before() -> None:
+    def event(offset: int, user: str, item: str, kind: str = "view", *, minutes_ago: float = 0) -> ArchiveRow:
+        at_ms = NOW_MS - int(60_000 * minutes_ago)
+        return ArchiveRow(0, offset, at_ms, user, item, kind, at_ms, None, None, None)
+
+    events = [
+        event(1, "ana", "hat", minutes_ago=90),
+        event(2, "ben", "cap", minutes_ago=80),
+        event(3, "ana", "belt", minutes_ago=70),
+        event(4, "ana", "shoe", minutes_ago=50),
+        event(5, "ana", "hat", "sale", minutes_ago=40),
+        event(6, "ana", "coat", "glance", minutes_ago=35),
+        event(7, "eve", "hat", minutes_ago=30),
+        event(8, "eve", "cap", minutes_ago=20),
+        event(9, "eve", "", "erase", minutes_ago=10),
+        event(10, "ana", "sock"),
+        event(11, "new", "hat"),
+    ]
+    table = pa.Table.from_pylist([row._asdict() for row in (*reversed(events), events[3])], schema=SCHEMA)
+    asked = ask(table, ["view", "sale"], 2)
+    assert asked.is_last_hour is False, "an hour of four events is made longer"
+    timelines = [asked.keys[asked.places == place].tolist() for place in range(len(asked))]
+    named = {item_key(name): name for name in ("hat", "belt", "shoe", "sock", "cap", "coat")}
+    assert {named[t]: [named[k] for k in keys] for t, keys in zip(asked.targets.tolist(), timelines, strict=True)} == {
+        "belt": ["hat"],
+        "shoe": ["hat", "belt"],
+        "hat": ["belt", "shoe"],
+        "sock": ["shoe", "hat"],
+    }
+    assert len(ask(table.slice(0, 0), ["view"], 2)) == 0
 
 
 def assert_passed(report: GateReport) -> None:

@@ -14,6 +14,7 @@ import pytest
 from serving.app import create_app
 from serving.parts import Limits, Parts
 from store.connection import Client
+from store.gate_reports import GateReport, check
 from store.releases import Release, Releases
 from store.user_state import UserStates
 from stream.announcements import announce
@@ -180,6 +181,27 @@ def test_activation_is_the_way_forward_and_back(world: World) -> None:
             assert bad.status_code == 409
             assert "biases.npy is missing" in bad.json()["error"]["reason"]
             (world.folder / world.second / "release.json").write_text("{")
+            assert "cannot be read" in (await client.get("/v1/releases")).json()["releases"][1]["problem"]
+
+    asyncio.run(story())
+
+
+def test_what_the_gate_refused_is_activated_only_if_forced_and_shown_with_its_figures(world: World) -> None:
+    refused = [check("replay", False, "recall@20 on the last hour 0.113, champion 0.159", 0.113, 0.157)]
+    world.releases.reports.keep(GateReport(world.second, world.first, refused, NOW_MS, 12))
+
+    async def story() -> None:
+        async with running(create_app(world.parts)) as client:
+            answer = await client.post(f"/v1/releases/{world.second}/activate")
+            assert answer.status_code == 409
+            assert "refused: recall@20 on the last hour 0.113" in answer.json()["error"]["reason"]
+            first, second = (await client.get("/v1/releases")).json()["releases"]
+            assert first["gate"] is None
+            assert second["gate"]["passed"] is False
+            assert second["gate"]["checks"][0]["figure"] == 0.113
+            assert (await client.post(f"/v1/releases/{world.first}/activate")).status_code == 200
+            assert (await client.post(f"/v1/releases/{world.second}/activate?force=true")).status_code == 200
+            (world.folder / f"{world.second}.gate.json").write_text("{")
             assert "cannot be read" in (await client.get("/v1/releases")).json()["releases"][1]["problem"]
 
     asyncio.run(story())
