@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from ledstream import parts
-from ledstream.judge import judge
+from ledstream.judge import evidence_of, judge
 from ledstream.process import stop_on_signals
 from ledstream.settings import Settings, SettingsError
 from ledstream.verdict import Evidence, Rules, errors_in_words, figures, verdict
@@ -95,8 +95,8 @@ def status(settings: Settings, log: Log, now_ms: int) -> dict[str, Any]:
     if last.canary is None:
         return said
     trial, rules = last.canary, Rules()
-    tally = Tallies(parts.open_store(settings), settings.namespace).read(trial.trial)
-    evidence = Evidence.from_bytes(tally.evidence) if tally.evidence else Evidence({})
+    tallies = Tallies(parts.open_store(settings), settings.namespace)
+    tally, evidence = tallies.read(trial.trial), evidence_of(tallies, trial) or Evidence({})
     action, reason = verdict(trial, evidence, tally, now_ms, rules)
     judged_s = (now_ms - evidence.looked_ms) / 1000 if evidence.looked_ms else None
     return said | {

@@ -62,8 +62,7 @@ class Judge:
     def _watch(self, last: Announcement, trial: Canary) -> None:
         """Load both releases and go on where this or another judge ended. One that cannot be loaded is tried again."""
         self._watched = self._recall = None
-        kept = self._tallies.read(trial.trial).evidence
-        self._evidence = Evidence.from_bytes(kept) if kept else Evidence({})
+        self._evidence = evidence_of(self._tallies, trial) or Evidence({})
         try:
             champion = self._releases.load(last.version, with_index=False)
         except CANNOT_LOAD as error:
@@ -75,7 +74,7 @@ class Judge:
             self._tallies.refuse(trial.trial, NAME, f"{type(error).__name__}: {error}")
             return
         self._tallies.refuse(trial.trial, NAME, None)
-        offsets = self._evidence.next_offsets if kept else None
+        offsets = self._evidence.next_offsets or None
         self._recall = LiveRecall(self._log, self._states, Contestants(champion, canary, trial), offsets)
         self._watched = trial, last.version
         logger.info("canary %s is on trial with %g of the users", trial.version, trial.share)
@@ -121,6 +120,16 @@ class Judge:
                     logger.warning("the judge waits: %s", error)
                 is_away = True
             rest_s = max(LOOK_EVERY_S, (time.thread_time() - started) / SHARE_OF_A_CORE)
+
+
+def evidence_of(tallies: Tallies, trial: Canary) -> Evidence | None:
+    """What judges saw of the trial so far; None where that is nothing readable. Raises StoreUnavailable."""
+    kept = tallies.read(trial.trial).evidence
+    try:
+        return None if kept is None else Evidence.from_bytes(kept)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        logger.warning("what was seen of canary %s cannot be read, and is seen anew: %r", trial.version, error)
+        return None
 
 
 def judge(settings: Settings, log: Log) -> Judge:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from stream.events import Event, encode_event, erasure, item_key
 from stream.log import Entry
 from stream.memory_log import MemoryLog
 from stream.topics import EVENTS, RELEASES
+from tests.eventually import until
 from tests.records import record, timeline
 from tests.trial_world import SEEN, TRIAL_S, USERS, TrialWorld, shuffled
 from tests.worlds import NOW_MS, item_ids, two_tastes
@@ -127,6 +130,34 @@ def test_another_judge_goes_on_where_one_ended(world: TrialWorld) -> None:
     assert seen.next_offsets == world.log.end_offsets(EVENTS)
     assert world.look(world.judge(), 6).action == "wait"
     assert Evidence.from_bytes(kept).all_pairs.events == USERS
+
+
+def test_a_judge_at_work_withdraws_by_itself_and_goes_on_where_what_another_wrote_cannot_be_read(
+    world: TrialWorld,
+) -> None:
+    trial = world.begin(world.publish(shuffled(two_tastes())), now_ms=int(time.time() * 1000))
+    world.tallies.keep(trial.trial, b"[]")
+    stop = threading.Event()
+    thread = threading.Thread(target=world.judge().run, args=(stop,))
+    thread.start()
+    until(lambda: world.tallies.read(trial.trial).evidence != b"[]")
+    world.turn(SEEN)
+    until(lambda: announced(world).canary is None)
+    assert announced(world).version == world.champion
+    assert not stop.is_set()
+    stop.set()
+    thread.join()
+
+
+def test_an_error_nobody_expected_ends_the_process_of_the_judge(
+    world: TrialWorld, redis_client: Client, namespace: str
+) -> None:
+    trial = world.begin(world.publish(two_tastes()))
+    redis_client.set(f"{namespace}:trial:{trial.trial}", "no hash")
+    stop = threading.Event()
+    with pytest.raises(Exception, match="WRONGTYPE"):
+        world.judge().run(stop)
+    assert stop.is_set()
 
 
 def test_what_somebody_decides_by_hand_while_the_judge_looks_stands(world: TrialWorld) -> None:

@@ -71,8 +71,8 @@ class TrialWorld:
     def judge(self, rules: Rules | None = None) -> Judge:
         return Judge(self.log, self.states, self.releases, self.tallies, rules)
 
-    def begin(self, version: str, *, share: float = 0.5) -> Canary:
-        return announce_canary(self.log, version, share, NOW_MS, TRIAL_S)
+    def begin(self, version: str, *, share: float = 0.5, now_ms: int = NOW_MS) -> Canary:
+        return announce_canary(self.log, version, share, now_ms, TRIAL_S)
 
     def turn(self, place: int, *, users: int = USERS) -> None:
         """So many users turn to another item of their taste each; the log knows, and their records not yet."""
