@@ -58,6 +58,7 @@ def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
     )
     _add_hot(app, routes)
     _add_questions(app, routes)
+    _add_similar(app, routes)
     administration = Administration(routes.parts, routes.current)
     _add_users(app, routes, administration)
     _add_releases(app, administration)
@@ -120,6 +121,8 @@ def _add_questions(app: FastAPI, routes: Routes) -> None:
         reply = Reply(200, b'{"answers":[%b]}' % b",".join(answers))
         return _response(reply.in_form(accepted_form(request.headers.raw)))
 
+
+def _add_similar(app: FastAPI, routes: Routes) -> None:
     @app.get(
         "/v1/items/{item_id:path}/similar",
         response_model=schemas.SimilarAnswer,
