@@ -113,7 +113,7 @@ class Release:
         self.output_embeddings: F32 = _map(folder / "output_embeddings.npy")
         self.biases: F32 = _map(folder / "biases.npy")
         self.popularity: F32 = _map(folder / "popularity.npy")
-        self._ids = np.memmap(folder / "item_ids.bin", mode="r", dtype=np.uint8)
+        self._ids = np.asarray(np.memmap(folder / "item_ids.bin", mode="r", dtype=np.uint8))
         self._ends: I64 = _map(folder / "id_ends.npy")
         self.most_popular: I64 = np.argsort(-self.popularity, kind="stable")[:1000].astype(np.int64)
         self._index = load(folder / "index.faiss", info.index) if with_index else None
