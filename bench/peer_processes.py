@@ -44,7 +44,7 @@ class System(NamedTuple):
 
     @property
     def label(self) -> str:
-        return f"{self.name}, batched" if self.name != "ours" and self.at_once > 1 else self.name
+        return f"{self.name} batched" if self.name != "ours" and self.at_once > 1 else self.name
 
 
 def peers_python(given: Path | None) -> Path:

@@ -15,6 +15,7 @@ training is not part of this; Feast serves our model, from an index with inverte
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 from collections.abc import Callable
@@ -80,7 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=100)
     parser.add_argument("--users", type=int, default=20_000)
-    parser.add_argument("--for", dest="for_s", type=float, default=5.0, help="seconds of a run under load")
+    parser.add_argument("--for", dest="for_s", type=float, default=4.0, help="seconds of a run under load")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each system, in turn; the median is told")
     parser.add_argument("--probes", type=int, default=100, help="events timed until an answer changes")
     parser.add_argument("--workers", type=int, default=1)
@@ -127,6 +128,11 @@ def _rounds(systems: list[System], run: Callable[[System], Load], rounds: int) -
     for _ in range(rounds):
         for system in systems:
             loads[system.label].append(run(system))
+    for label, of_system in loads.items():
+        told = [f"{load.per_s:,.0f}/s p99 {percentiles_ms(load.durations_s)['p99_ms']:g} ms" for load in of_system]
+        print(f"{label}: {', '.join(told)}")
+    load_1, load_5, _ = os.getloadavg()
+    print(f"load of the machine: {load_1:.1f}, over five minutes {load_5:.1f}", flush=True)
     return loads
 
 
@@ -148,7 +154,7 @@ def _show(figures: dict[str, Figures], rate: float) -> None:
         print(f"{label:18}" + "".join(f"{of_system[name]:>18,}" for name in BEST))
     for name, best in BEST.items():
         value = best(of_system[name] for of_system in figures.values())
-        print(f"best {name}: {', '.join(label for label, one in figures.items() if one[name] == value)}")
+        print(f"best {name}: {' and '.join(label for label, one in figures.items() if one[name] == value)}")
     for name, wins in WINS.items():
         print(f"{name} besides: {wins}")
 
