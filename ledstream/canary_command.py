@@ -16,6 +16,7 @@ from ledstream.judge import evidence_of, judge
 from ledstream.process import stop_on_signals
 from ledstream.settings import Settings, SettingsError
 from ledstream.verdict import Evidence, Rules, errors_in_words, figures, verdict
+from store.releases import BadRelease
 from store.tallies import Tallies
 from stream.announcements import announce, announce_canary, promote, read_announcement, roll_back, withdraw
 from stream.events import DecodeError
@@ -52,9 +53,13 @@ def run(settings: Settings, action: str, version: str | None) -> int:
 
 
 def run_rollback(settings: Settings) -> int:
-    """`ledstream releases rollback`."""
+    """`ledstream releases rollback`; where the release to go back to is gone, nothing is announced."""
     log = parts.open_log(settings)
     try:
+        last = read_announcement(log)
+        if last is not None and last.canary is None:
+            for version in last.before[:1]:
+                parts.releases(settings).info(version)
         print(f"{roll_back(log, _now_ms())} is current, and the only one")
     finally:
         log.close()
@@ -114,7 +119,10 @@ def _start(settings: Settings, log: Log, version: str | None) -> None:
         raise SettingsError("canary start needs a version")
     if not settings.canary_share:
         raise SettingsError("canary start needs a share of the users: --share 0.05, or LEDSTREAM_CANARY_SHARE")
-    parts.releases(settings).load(version)
+    releases = parts.releases(settings)
+    releases.load(version)
+    if refusal := releases.reports.refusal(version):
+        raise BadRelease(refusal, "gate")
     trial = announce_canary(log, version, settings.canary_share, _now_ms(), settings.canary_s)
     print(f"{version} is on trial with {trial.share:g} of the users for {settings.canary_s:g} s")
     print(

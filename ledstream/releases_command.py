@@ -13,7 +13,7 @@ from ledstream import parts
 from ledstream.settings import Settings, SettingsError
 from store.gate_reports import GateReports
 from store.releases import BadRelease
-from stream.announcements import announce, current_version
+from stream.announcements import Announcement, announce, read_announcement
 
 
 def run(settings: Settings, action: str, version: str | None, *, force: bool = False) -> int:
@@ -38,12 +38,12 @@ def run(settings: Settings, action: str, version: str | None, *, force: bool = F
             announce(log, version, int(time.time() * 1000))
             print(f"{version} is current")
             return 0
-        current = current_version(log)
+        last = read_announcement(log)
     finally:
         log.close()
     table = Table("version", "items", "dim", "index", "recall@20", "gate", "")
     for name in releases.versions():
-        mark = "current" if name == current else ""
+        mark = _mark(name, last)
         try:
             info = releases.info(name)
         except BadRelease as error:
@@ -54,6 +54,15 @@ def run(settings: Settings, action: str, version: str | None, *, force: bool = F
         table.add_row(name, *figures, _outcome(releases.reports, name), mark)
     Console().print(table)
     return 0
+
+
+def _mark(version: str, last: Announcement | None) -> str:
+    """What a release is at present; a canary with its share of the users."""
+    if last is not None and last.version == version:
+        return "current"
+    if last is not None and last.canary is not None and last.canary.version == version:
+        return f"canary {last.canary.share:g}"
+    return ""
 
 
 def _outcome(reports: GateReports, version: str) -> str:

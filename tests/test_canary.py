@@ -273,6 +273,7 @@ def test_a_trial_by_hand_from_its_start_to_the_way_back(
     assert "on trial with 0.1 of the users for 90 s" in ledstream(
         "canary", "start", two, "--share", "0.1", "--for", "90"
     )
+    assert "canary 0.1" in ledstream("releases")
     status = json.loads(ledstream("canary", "status"))
     assert (status["current"], status["canary"]["version"], status["canary"]["verdict"]) == (one, two, "wait")
     assert status["recall"]["all"]["events"] == 0
@@ -280,5 +281,8 @@ def test_a_trial_by_hand_from_its_start_to_the_way_back(
     assert "no canary is on trial" in ledstream("canary", "promote")
     ledstream("canary", "start", two, "--share", "0.1")
     assert f"{two} is current" in ledstream("canary", "promote")
+    (tmp_path / "releases" / one).rename(tmp_path / "aside")
+    assert "there is no release" in ledstream("releases", "rollback")
+    (tmp_path / "aside").rename(tmp_path / "releases" / one)
     assert f"{one} is current" in ledstream("releases", "rollback")
     assert "no release is known" in ledstream("releases", "rollback")
