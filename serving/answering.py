@@ -48,6 +48,7 @@ class Answering:
         self._most = max_waiting
         self._each_s = FIRST_GUESS_S
         self._busy_since: float | None = None
+        self._asked_at = 0.0
         self._is_due = self._is_looking_up = self._stopping = False
 
     async def start(self) -> None:
@@ -98,10 +99,12 @@ class Answering:
             self._answer(batch, [])
             return
         self._is_looking_up = True
+        self._asked_at = time.perf_counter()
         self._lookups.ask(self._keys(users), lambda found: self._found(batch, found))
 
     def _found(self, batch: list[Asked], found: Found) -> None:
         self._is_looking_up = False
+        self._recommender.stages.add("look up", time.perf_counter() - self._asked_at)
         if self._waiting:
             self._look_up()
         self._answer(batch, found)
@@ -116,8 +119,9 @@ class Answering:
                 done(error)
             return
         self._on_batch(len(batch))
-        for (_, done), answer in zip(batch, answers, strict=True):
-            done(answer)
+        with self._recommender.stages("reply"):
+            for (_, done), answer in zip(batch, answers, strict=True):
+                done(answer)
         self._keep_pace(len(batch))
 
     def _keep_pace(self, answered: int) -> None:

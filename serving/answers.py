@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from serving.served import Served, beginning
 from store.stored import Stored
 from store.user_record import damaged
 from stream.events import item_key
+from stream.stages import Stages
 
 Source = Literal["personal", "popular"]
 NO_RECORD = b""
@@ -62,10 +64,13 @@ NO_ANSWER = Answer(None, (), np.empty(0), b"null", None, "popular", False)
 
 
 class Recommender:
-    """Used by one thread. live: the releases of this moment; asked once for all questions of a call."""
+    """Used by one thread. live: the releases of this moment; asked once for all questions of a call.
 
-    def __init__(self, live: Callable[[], Live], recent: RecentItems) -> None:
-        self._live, self._recent = live, recent
+    stages: where its time goes: decode (records to vectors), search, choose (what is not hidden).
+    """
+
+    def __init__(self, live: Callable[[], Live], recent: RecentItems, stages: Stages | None = None) -> None:
+        self._live, self._recent, self.stages = live, recent, stages or Stages()
 
     def answer(self, questions: Sequence[Question], found: Sequence[bytes | None]) -> list[Answer]:
         """An answer to each, in order. found: records, NO_RECORD where there is none, None where the store is away.
@@ -73,15 +78,18 @@ class Recommender:
         A damaged record is as none: the consumer sets it aside at the user's next event. Raises nothing that an input
         could cause.
         """
-        records = [value or NO_RECORD for value in found]
-        for place in damaged(records):
-            records[place] = NO_RECORD
+        with self.stages("decode"):
+            records = [value or NO_RECORD for value in found]
+            for place in damaged(records):
+                records[place] = NO_RECORD
         answers = [NO_ANSWER] * len(questions)
         for served, places in _by_release(self._live(), questions):
-            theirs = [questions[place] for place in places]
-            stored = Stored.of([records[place] for place in places])
-            hidden = _hidden_keys(theirs, stored)
-            some = _from_release(served, theirs, stored, hidden) if served else self._lately(theirs, stored, hidden)
+            with self.stages("decode"):
+                theirs = [questions[place] for place in places]
+                stored = Stored.of([records[place] for place in places])
+                hidden = _hidden_keys(theirs, stored)
+            answered = self._lately if served is None else partial(self._personally, served)
+            some = answered(theirs, stored, hidden)
             for place, answer in zip(places, some, strict=True):
                 answers[place] = answer if found[place] is not None else answer._replace(degraded=True)
         return answers
@@ -94,6 +102,26 @@ class Recommender:
             answers.append(Answer(question.user, items, scores, b"null", as_of, "popular", False))
         return answers
 
+    def _personally(
+        self, served: Served, questions: Sequence[Question], stored: Stored, hidden: Sequence[set[int]]
+    ) -> list[Answer]:
+        """The popular items to who has no vector under the release."""
+        with self.stages("decode"):
+            vectors = stored.vectors(served.release)
+            known = np.flatnonzero(vectors.any(axis=1)).tolist()
+        ranked: dict[int, Ranked] = {}
+        if known:
+            theirs = vectors if len(known) == len(questions) else vectors[known]
+            ks, not_shown = [questions[place].k for place in known], [hidden[place] for place in known]
+            ranked = dict(zip(known, best(served, theirs, ks, not_shown, self.stages), strict=True))
+        answers = []
+        for place, (question, as_of) in enumerate(zip(questions, stored.as_of(), strict=True)):
+            source: Source = "personal" if place in ranked else "popular"
+            rows, scores = ranked.get(place) or most_popular(served, question.k, hidden[place])
+            items = list(map(served.item, rows))
+            answers.append(Answer(question.user, items, scores, served.json, as_of, source, False))
+        return answers
+
 
 def _by_release(live: Live, questions: Sequence[Question]) -> list[tuple[Served | None, Sequence[int]]]:
     """Which release answers which questions, by place."""
@@ -103,24 +131,6 @@ def _by_release(live: Live, questions: Sequence[Question]) -> list[tuple[Served 
     for place, question in enumerate(questions):
         places.setdefault(live.of(question.user), []).append(place)
     return list(places.items())
-
-
-def _from_release(
-    served: Served, questions: Sequence[Question], stored: Stored, hidden: Sequence[set[int]]
-) -> list[Answer]:
-    vectors = stored.vectors(served.release)
-    known = np.flatnonzero(vectors.any(axis=1)).tolist()
-    ranked: dict[int, Ranked] = {}
-    if known:
-        theirs = vectors if len(known) == len(questions) else vectors[known]
-        ks = [questions[place].k for place in known]
-        ranked = dict(zip(known, best(served, theirs, ks, [hidden[place] for place in known]), strict=True))
-    answers = []
-    for place, (question, as_of) in enumerate(zip(questions, stored.as_of(), strict=True)):
-        source: Source = "personal" if place in ranked else "popular"
-        rows, scores = ranked.get(place) or most_popular(served, question.k, hidden[place])
-        answers.append(Answer(question.user, list(map(served.item, rows)), scores, served.json, as_of, source, False))
-    return answers
 
 
 def _hidden_keys(questions: Sequence[Question], stored: Stored) -> list[set[int]]:

@@ -36,8 +36,10 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
         on_swap=metrics.swapped,
         on_refusal=metrics.refused,
     )
+    recommender = Recommender(lambda: live(current), recent)
+    metrics.watch_stages(recommender.stages)
     questions = Answering(
-        Recommender(lambda: live(current), recent),
+        recommender,
         parts.states.keys,
         parts.states.lookups(),
         max_batch=limits.batch,

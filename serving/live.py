@@ -50,9 +50,10 @@ class Outcomes:
     """Answers and failures of both releases while a canary is on trial, written to the store every second.
 
     What the store does not take is lost: it is a sample like any other. A canary this process cannot load is told too.
+    tallies: None where nobody judges canaries, and nothing is written.
     """
 
-    def __init__(self, tallies: Tallies, current: CurrentRelease[Served]) -> None:
+    def __init__(self, tallies: Tallies | None, current: CurrentRelease[Served]) -> None:
         self._tallies, self._current = tallies, current
         self._process = f"{socket.gethostname()}:{os.getpid()}"
         self._lock = threading.Lock()
@@ -96,14 +97,16 @@ class Outcomes:
         """Write what was counted since the last time, and whether the canary is refused."""
         with self._lock:
             counted, self._counts = self._counts, {}
+        if self._tallies is None:
+            return
         try:
             for trial, counts in counted.items():
                 self._tallies.add(trial, counts)
-            self._tell_refusal()
+            self._tell_refusal(self._tallies)
         except StoreUnavailable as error:
             logger.warning("outcomes of a trial are not counted: %s", error)
 
-    def _tell_refusal(self) -> None:
+    def _tell_refusal(self, tallies: Tallies) -> None:
         announcement, refused = self._current.announcement, self._current.canary_refused
         if announcement is None or announcement.canary is None:
             self._refused = None
@@ -112,10 +115,10 @@ class Outcomes:
         told = self._refused is not None and self._refused[0] == trial
         if refused is not None and refused.version == announcement.canary.version:
             if self._refused != (trial, refused.reason):
-                self._tallies.refuse(trial, self._process, refused.reason)
+                tallies.refuse(trial, self._process, refused.reason)
                 self._refused = trial, refused.reason
         elif told:
-            self._tallies.refuse(trial, self._process, None)
+            tallies.refuse(trial, self._process, None)
             self._refused = None
 
     def _flush_forever(self) -> None:

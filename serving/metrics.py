@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from store.connection import StoreUnavailable
 from stream.log import Log, LogUnavailable, UnknownTopic
+from stream.stages import Stages
 from stream.topics import EVENTS
 
 TIMELINES_GROUP = "timelines"
@@ -55,6 +56,10 @@ class Metrics:
         """A gauge read at a scrape, at most once a second; absent while what it asks is away."""
         self.registry.register(_Sampled(name, text, read))
 
+    def watch_stages(self, stages: Stages) -> None:
+        """Counters of the time spent in each stage."""
+        self.registry.register(_Staged(stages))
+
     def exposition(self) -> bytes:
         """All of it in Prometheus's text format. Blocks while gauges are read."""
         return generate_latest(self.registry)
@@ -85,3 +90,18 @@ class _Sampled(Collector):
             self._read_at = time.monotonic()
         if self._value is not None:
             yield GaugeMetricFamily(self._name, self._text, self._value)
+
+
+class _Staged(Collector):
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        for name, text, found in (
+            ("stage_seconds", "Seconds spent in a stage of answering", self._stages.seconds),
+            ("stage_cpu_seconds", "Seconds of CPU in a stage of answering", self._stages.cpu_seconds),
+        ):
+            family = CounterMetricFamily(f"ledstream_answer_{name}", text, labels=["stage"])
+            for stage, seconds in dict(found).items():
+                family.add_metric([stage], seconds)
+            yield family

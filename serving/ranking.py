@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from led.encoder import F32
+from led.encoder import F32, I64
 from led.ranking import with_one
 from serving.served import Served
+from stream.stages import Stages
 
 SPARE = 16  # rows fetched beyond k at first: of what is hidden, few things are among the best, and a wide search costs
 MAX_FETCH = 1024
@@ -29,6 +30,7 @@ def best(
     vectors: F32,
     ks: Sequence[int],
     hidden: Sequence[Collection[int]],
+    stages: Stages,
     *,
     max_fetch: int = MAX_FETCH,
 ) -> list[Ranked]:
@@ -40,13 +42,18 @@ def best(
     most = min(max_fetch, served.release.items)
     needs = [min(k + len(of_user), most) for k, of_user in zip(ks, hidden, strict=True)]
     fetch = max(min(need, k + SPARE) for need, k in zip(needs, ks, strict=True))
-    ranked = _searched(served, vectors, fetch, ks, hidden)
+    with stages("search"):
+        found = served.release.index.scored(with_one(vectors), fetch)
+    with stages("choose"):
+        ranked = _shown(served, *found, ks, hidden)
     lacking = [user for user, found in enumerate(ranked) if len(found.rows) < ks[user]]
     again = [user for user in lacking if needs[user] > fetch]
     if again:
-        wide, theirs = max(needs[user] for user in again), [hidden[user] for user in again]
-        found = _searched(served, vectors[again], wide, [ks[user] for user in again], theirs)
-        for user, of_user in zip(again, found, strict=True):
+        with stages("search"):
+            found = served.release.index.scored(with_one(vectors[again]), max(needs[user] for user in again))
+        with stages("choose"):
+            wide = _shown(served, *found, [ks[user] for user in again], [hidden[user] for user in again])
+        for user, of_user in zip(again, wide, strict=True):
             ranked[user] = of_user
     for user in lacking:
         if len(ranked[user].rows) < ks[user]:
@@ -60,11 +67,10 @@ def most_popular(served: Served, k: int, hidden: Collection[int]) -> Ranked:
     return Ranked(rows, served.release.popularity[rows])
 
 
-def _searched(
-    served: Served, vectors: F32, fetch: int, ks: Sequence[int], hidden: Sequence[Collection[int]]
+def _shown(
+    served: Served, scores: F32, rows: I64, ks: Sequence[int], hidden: Sequence[Collection[int]]
 ) -> list[Ranked]:
-    """Each user's best rows that are not hidden, at most k, of `fetch` that the index proposes."""
-    scores, rows = served.release.index.scored(with_one(vectors), fetch)
+    """Of what the index found for each user the best k that are not hidden."""
     keys = served.release.item_keys[rows]
     if rows[:, -1].min() < 0:
         keys = np.where(rows < 0, np.uint64(NO_KEY), keys)
@@ -75,7 +81,7 @@ def _searched(
         shown = [place for place, key in enumerate(of_user, start) if key not in not_shown][:k]
         places += shown
         sizes.append(len(shown))
-        start += fetch
+        start += rows.shape[1]
     chosen, theirs, ranked, end = rows.ravel()[places].tolist(), scores.ravel()[places], [], 0
     for size in sizes:
         start, end = end, end + size

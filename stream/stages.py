@@ -26,3 +26,8 @@ class Stages:
             self.seconds[name] += time.perf_counter() - started
             self.cpu_seconds[name] += time.thread_time() - cpu
             self.counts[name] += 1
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count time that was spent waiting, and not in one piece of code, as this stage's."""
+        self.seconds[name] += seconds
+        self.counts[name] += 1

@@ -27,6 +27,7 @@ from store.embedded import EmbeddedStore
 from store.releases import Releases
 from store.user_state import UserStates
 from stream.events import Border, item_key
+from stream.stages import Stages
 from tests.records import lengths, put
 from tests.worlds import KINDS, NOW_MS, expected_scores, item_ids, records, releases, row_of, two_tastes, viewed
 
@@ -184,7 +185,7 @@ def test_an_index_that_proposes_too_little_is_filled_up_from_the_popular_items_w
     hat = row_of(release, "hat-01")
     hidden = {NO_KEY, item_key("hat-01")}
     vectors = np.asarray(release.input_embeddings[[hat]])
-    ((rows, scores),) = best(world.first, vectors, [20], [hidden], max_fetch=5)
+    ((rows, scores),) = best(world.first, vectors, [20], [hidden], Stages(), max_fetch=5)
     items = [release.item_id(row) for row in rows]
     assert len(set(items)) == 20
     assert "hat-01" not in items
