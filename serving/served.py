@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import orjson
 
@@ -18,6 +16,21 @@ def beginning(item_id: str) -> bytes:
     return b'{"item_id":%b,"score":' % orjson.dumps(item_id)
 
 
+class Beginnings(dict[int, bytes]):
+    """By row, how an item begins in an answer; made when first asked for. Larger catalogues start over once it is full,
+    which a plain dict is faster for than a cache that keeps an order.
+    """
+
+    def __init__(self, release: Release) -> None:
+        self._release = release
+
+    def __missing__(self, row: int) -> bytes:
+        if len(self) >= KEPT_ITEMS:
+            self.clear()
+        made = self[row] = beginning(self._release.item_id(row))
+        return made
+
+
 class Served:
     """One release, warmed, shared by threads.
 
@@ -28,7 +41,7 @@ class Served:
         self.release = release
         self.version = release.version
         self.json = orjson.dumps(release.version)
-        self.item = lru_cache(maxsize=KEPT_ITEMS)(lambda row: beginning(release.item_id(row)))
+        self.item = Beginnings(release).__getitem__
         popular = release.most_popular
         self.most_popular = list(zip(popular.tolist(), release.item_keys[popular].tolist(), strict=True))
         release.warm_up()
