@@ -36,13 +36,14 @@ local refused, at, none = {{}}, 1, string.rep('\\0', {FENCE_BYTES})
 for i, key in ipairs(KEYS) do
   local low, high = byte(lengths, 2 * i - 1, 2 * i)
   local after = at + low + 256 * high
-  local fence = sub(fences, {FENCE_BYTES} * (i - 1) + 1, {FENCE_BYTES} * i)
-  local found = call('GETRANGE', key, 0, {FENCE_BYTES - 1})
-  if found == fence or (found == '' and fence == none) then
-    call('SET', key, sub(records, at, after - 1), 'EX', ttl)
-  else
-    refused[#refused + 1] = i
+  local fence, record = sub(fences, {FENCE_BYTES} * (i - 1) + 1, {FENCE_BYTES} * i), sub(records, at, after - 1)
+  local stored
+  if fence == none then
+    stored = call('SET', key, record, 'EX', ttl, 'NX')
+  elseif call('GETRANGE', key, 0, {FENCE_BYTES - 1}) == fence then
+    stored = call('SET', key, record, 'EX', ttl)
   end
+  if not stored then refused[#refused + 1] = i end
   at = after
 end
 return refused
