@@ -1,7 +1,4 @@
-"""`ledstream canary` and `ledstream releases rollback`: a new release tried on a share of the users, and the way back.
-
-Every one of these is one announcement: nothing is built, trained or copied, and servers follow within a second.
-"""
+"""`ledstream canary`: a new release tried on a share of the users, until it is promoted or withdrawn."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from ledstream.settings import Settings, SettingsError
 from ledstream.verdict import Evidence, Rules, errors_in_words, figures, verdict
 from store.releases import BadRelease
 from store.tallies import Tallies
-from stream.announcements import announce, announce_canary, promote, read_announcement, roll_back, withdraw
+from stream.announcements import announce, announce_canary, promote, read_announcement, withdraw
 from stream.events import DecodeError
 from stream.log import Log
 
@@ -47,20 +44,6 @@ def run(settings: Settings, action: str, version: str | None) -> int:
         else:
             ended = promote(log, _now_ms()) if action == "promote" else withdraw(log, _now_ms())
             print(f"{ended} is {'current' if action == 'promote' else 'withdrawn'}")
-    finally:
-        log.close()
-    return 0
-
-
-def run_rollback(settings: Settings) -> int:
-    """`ledstream releases rollback`; where the release to go back to is gone, nothing is announced."""
-    log = parts.open_log(settings)
-    try:
-        last = read_announcement(log)
-        if last is not None and last.canary is None:
-            for version in last.before[:1]:
-                parts.releases(settings).info(version)
-        print(f"{roll_back(log, _now_ms())} is current, and the only one")
     finally:
         log.close()
     return 0

@@ -128,10 +128,12 @@ def _demo(settings: Settings, arguments: argparse.Namespace) -> int:  # noqa: AR
 
 
 def _releases(settings: Settings, arguments: argparse.Namespace) -> int:
-    from ledstream import canary_command, releases_command
-
     if arguments.action == "rollback":
-        return canary_command.run_rollback(settings)
+        from ledstream import rollback_command
+
+        return rollback_command.run(settings)
+    from ledstream import releases_command
+
     return releases_command.run(settings, arguments.action, arguments.version, force=arguments.force)
 
 

@@ -1,13 +1,16 @@
-"""From settings to the parts of a process: the one place that decides which backend stands behind an address."""
+"""From settings to the parts of a process: the one place that decides which backend stands behind an address.
+
+Parquet is imported by who asks for the archive: a rollback should not wait for it.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from ledstream.settings import Settings, SettingsError
-from store.archive import Archive
 from store.connection import Client, connect, ping
 from store.embedded import address as embedded_address
 from store.embedded import socket_path
@@ -19,6 +22,9 @@ from stream.decoding import Decoder
 from stream.events import Border, item_key
 from stream.log import Log, partition_of, partitions_of
 from stream.topics import EVENTS, topics
+
+if TYPE_CHECKING:
+    from store.archive import Archive
 
 SERVING_TIMEOUT_S = 0.25
 FEW = 50  # users, for whom the hash is quicker one by one
@@ -79,6 +85,8 @@ def releases(settings: Settings) -> Releases:
 
 
 def archive(settings: Settings, log: Log) -> Archive:
+    from store.archive import Archive
+
     return Archive(settings.archive_dir, log.identity(EVENTS))
 
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from store.connection import connect
-from stream.kafka_log import KafkaLog
 from stream.log import Log
 from stream.redis_log import FORGET_GROUPS_AFTER_S, RedisLog
 
 if TYPE_CHECKING:
     from stream.confluent_log import ConfluentLog
+    from stream.kafka_log import KafkaLog
 
 
 FORGET = "forget_groups_after_s"
@@ -31,7 +31,7 @@ def open_log(
     """
     parts = urlsplit(address)
     if parts.scheme == "kafka":
-        kind = KafkaLog if kafka_client == "kafka-python" else _confluent_log()
+        kind = _kafka_log() if kafka_client == "kafka-python" else _confluent_log()
         return kind(_brokers(address), namespace, replication=_replication(address))
     if parts.scheme in ("redis", "rediss", "unix"):
         try:
@@ -40,6 +40,12 @@ def open_log(
         except ValueError as error:
             raise ValueError(f"log address {address!r}: {error}") from error
     raise ValueError(f"log address {address!r}: it must begin with kafka://, redis://, rediss:// or unix://")
+
+
+def _kafka_log() -> type[KafkaLog]:
+    from stream.kafka_log import KafkaLog  # half as long to import as all the rest, and no use without a broker
+
+    return KafkaLog
 
 
 def _confluent_log() -> type[ConfluentLog]:
