@@ -1,26 +1,27 @@
-"""Recommendations per second of one `ledstream serve`, and their latency, in a closed loop over HTTP keep-alive.
+"""What `ledstream serve` answers: as much as it can in a closed loop, then at a given rate, then at three times as much.
 
-    python -m bench.serving --items 100000 --users 200000
+    python -m bench.serving --items 100000 --users 200000 --workers 2
 
 Users of 1 to 100 events are in the store; each request asks for 20 items of a user drawn at random, seen items left
-out. The load comes from h2load, which costs little beside the server; it runs on the same machine.
+out. The closed loop's load comes from h2load. At a rate, requests come whether or not those before were answered, and
+each latency counts from when its request was due (oha with --latency-correction): waiting is not hidden. All of it runs
+on the same machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
-import subprocess
 import time
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from bench.report import closing, opening, percentiles_ms
-from bench.server import cpu_seconds, serving
+from bench.load import Load, at_rate, closed_loop, need
+from bench.report import closing, opening
+from bench.scraped import scraped
+from bench.server import serving
 from bench.world import fill, histories, item_keys, model, servers, timeline_of
 from led.ranking import with_bias, with_one
 from ledstream import parts
@@ -38,24 +39,9 @@ MEASURED_USERS = 2000
 SEARCHED_TOGETHER = 32
 
 
-@dataclass(frozen=True)
-class Load:
-    """One run of h2load: answers, how long it took, the server's CPU, and each request's duration."""
-
-    seconds: float
-    cpu_s: float
-    durations_s: list[float]
-    failed: int
-
-    @property
-    def per_s(self) -> float:
-        return len(self.durations_s) / self.seconds
-
-
 def main() -> None:
     chosen = _arguments()
-    if shutil.which("h2load") is None:
-        raise SystemExit("h2load is not on the PATH; on Debian and Ubuntu it comes with the package nghttp2-client")
+    need("h2load", "oha")
     opening("bench.serving", vars(chosen))
     with servers(kafka=False) as (log_address, store_address, folder):
         flags = {"log": log_address, "store": store_address, "data_dir": folder, "timeline_events": 100}
@@ -64,11 +50,54 @@ def main() -> None:
         recall, search_us = _index_alone(settings, release, users[:MEASURED_USERS])
         uris = _uris(settings, users, chosen.seed, folder / "uris")
         with serving(settings) as pid:
-            _load(pid, uris, chosen, requests=2000)
-            runs = [_load(pid, uris, chosen, requests=chosen.requests) for _ in range(chosen.runs)]
-    for run in runs:
-        print(f"{run.per_s:,.0f} answers/s, {percentiles_ms(run.durations_s)}")
-    closing(_figures(runs, chosen, recall, search_us))
+            closed_loop(pid, uris, connections=chosen.connections, requests=5000)
+            most = [_most(pid, uris, chosen) for _ in range(chosen.runs)]
+            _show_stages(settings)
+            steady = [_steady(pid, uris, chosen) for _ in range(chosen.rate_runs)]
+            over = _over(pid, uris, chosen, statistics.median(run.good_per_s for run in most))
+    closing(_figures(chosen, most, steady, recall, search_us) | over)
+
+
+def _most(pid: int, uris: Path, chosen: argparse.Namespace) -> Load:
+    run = closed_loop(pid, uris, connections=chosen.connections, requests=chosen.requests)
+    print(f"closed loop: {run.good_per_s:,.0f} answers/s, {run.percentiles}", flush=True)
+    return run
+
+
+def _steady(pid: int, uris: Path, chosen: argparse.Namespace) -> Load:
+    run = at_rate(pid, uris, per_s=chosen.rate, seconds=chosen.rate_s, connections=chosen.rate_connections)
+    told = f"{run.percentiles}, {run.statuses}, {run.unanswered} unanswered"
+    print(f"at {chosen.rate:,}/s: {run.good_per_s:,.0f} answers/s, {told}", flush=True)
+    return run
+
+
+def _over(pid: int, uris: Path, chosen: argparse.Namespace, most_per_s: float) -> dict[str, object]:
+    """Three times what it can: what it still answers, how late, and how soon all is as before."""
+    connections = chosen.over_connections
+    over = at_rate(pid, uris, per_s=3 * most_per_s, seconds=chosen.rate_s, connections=connections)
+    told = f"{over.percentiles}, {over.statuses}, {over.unanswered} unanswered"
+    print(f"at {3 * most_per_s:,.0f}/s: {over.good_per_s:,.0f} answers/s, {told}", flush=True)
+    after = at_rate(pid, uris, per_s=chosen.rate, seconds=5, connections=chosen.rate_connections)
+    print(f"after: {after.good_per_s:,.0f} answers/s, {after.percentiles}, {after.statuses}", flush=True)
+    return {
+        "over_per_s": round(3 * most_per_s),
+        "over_goodput": round(over.good_per_s / most_per_s, 3),
+        "over_p99_ms": over.percentiles["p99_ms"],
+        "after_refused": after.statuses.get("503", 0),
+    }
+
+
+def _show_stages(settings: Settings) -> None:
+    """Where an answer's time went, in the worker that was asked."""
+    shown = scraped(settings.port)
+    answers = next(sample.value for sample in shown if sample.name == "ledstream_batch_size_sum")
+    batches = next(sample.value for sample in shown if sample.name == "ledstream_batch_size_count")
+    print(f"µs an answer, in batches of {answers / batches:.1f}:   wall     CPU")
+    cpu = {one.labels["stage"]: one.value for one in shown if one.name == "ledstream_answer_stage_cpu_seconds_total"}
+    for one in shown:
+        if one.name == "ledstream_answer_stage_seconds_total":
+            stage = one.labels["stage"]
+            print(f"  {stage:26}{one.value / answers * 1e6:8.1f}{cpu.get(stage, 0.0) / answers * 1e6:8.1f}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -79,7 +108,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--requests", type=int, default=30_000, help="in each run")
     parser.add_argument("--runs", type=int, default=3, help="the median of their figures is reported")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rate", type=int, default=3200, help="requests a second of the open loop")
+    parser.add_argument("--rate-s", type=float, default=10)
+    parser.add_argument("--rate-runs", type=int, default=5, help="the quietest, by p99, is reported")
+    parser.add_argument("--rate-connections", type=int, default=64)
+    parser.add_argument("--over-connections", type=int, default=512)
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
@@ -124,34 +158,25 @@ def _uris(settings: Settings, users: list[str], seed: int, path: Path) -> Path:
     return path
 
 
-def _load(pid: int, uris: Path, chosen: argparse.Namespace, *, requests: int) -> Load:
-    log = uris.with_name("h2load.log")
-    log.unlink(missing_ok=True)
-    command = ["h2load", "--h1", f"-c{chosen.connections}", "-t1", f"-n{requests}", f"-i{uris}", f"--log-file={log}"]
-    cpu = cpu_seconds(pid)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    cpu = cpu_seconds(pid) - cpu
-    if done.returncode:
-        raise SystemExit(f"h2load ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    lines = [line.split() for line in log.read_text().splitlines()]
-    starts_us, durations_us = [int(line[0]) for line in lines], [int(line[2]) for line in lines]
-    end_us = max(start + duration for start, duration in zip(starts_us, durations_us, strict=True))
-    good = [duration / 1e6 for line, duration in zip(lines, durations_us, strict=True) if line[1] == "200"]
-    return Load((end_us - min(starts_us)) / 1e6, cpu, good, requests - len(good))
-
-
-def _figures(runs: list[Load], chosen: argparse.Namespace, recall: float, search_us: float) -> dict[str, object]:
-    percentiles = [percentiles_ms(run.durations_s) for run in runs]
+def _figures(
+    chosen: argparse.Namespace, most: list[Load], steady: list[Load], recall: float, search_us: float
+) -> dict[str, object]:
+    cpu_us = statistics.median(run.cpu_s / run.good * 1e6 for run in most)
+    quietest = min(steady, key=lambda run: run.percentiles["p99_ms"])
     return {
         "items": chosen.items,
         "users": chosen.users,
+        "workers": chosen.workers,
         "connections": chosen.connections,
-        "answers_per_s": round(statistics.median(run.per_s for run in runs)),
-        **{name: statistics.median(one[name] for one in percentiles) for name in percentiles[0]},
-        "index_recall20": round(recall, 4),
-        "failed": sum(run.failed for run in runs),
-        "cpu_us_per_answer": round(statistics.median(run.cpu_s / len(run.durations_s) * 1e6 for run in runs), 1),
+        "answers_per_s": round(statistics.median(run.good_per_s for run in most)),
+        "cpu_us_per_answer": round(cpu_us, 1),
         "cpu_us_search": round(search_us, 1),
+        "overhead_us": round(cpu_us - search_us, 1),
+        "index_recall20": round(recall, 4),
+        "open_loop_per_s": round(quietest.good_per_s),
+        "p50_ms": quietest.percentiles["p50_ms"],
+        "p99_ms": quietest.percentiles["p99_ms"],
+        "failed": sum(sum(run.statuses.values()) - run.good + run.unanswered for run in most + steady),
     }
 
 
