@@ -1,4 +1,4 @@
-"""What `ledstream serve` answers: as much as it can in a closed loop, then at a given rate, then at three times as much.
+"""What `ledstream serve` answers: in a closed loop, at a given rate, and at three times what it can.
 
     python -m bench.serving --items 100000 --users 200000 --workers 2
 
