@@ -59,6 +59,23 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def mapped_mb(pid: int, folder: Path) -> tuple[float, float]:
+    """Of the files below a folder: what is resident in a process and in those below it, added up, and counted once
+    however many processes have it in common."""
+    resident = counted_once = 0
+    for member in [pid, *(child for child, _ in descendants(pid))]:
+        is_below = False
+        for line in Path(f"/proc/{member}/smaps").read_text().splitlines():
+            name, *values = line.split()
+            if not name.endswith(":"):
+                is_below = bool(values) and values[-1].startswith(str(folder))
+            elif is_below and name == "Rss:":
+                resident += int(values[0])
+            elif is_below and name == "Pss:":
+                counted_once += int(values[0])
+    return resident / 1000, counted_once / 1000
+
+
 def descendants(pid: int) -> list[tuple[int, int]]:
     """Processes below this one, each with the process that started it, which comes earlier."""
     found = _children(pid)

@@ -21,7 +21,7 @@ import numpy as np
 from bench.load import Load, at_rate, closed_loop, need
 from bench.report import closing, opening
 from bench.scraped import scraped
-from bench.server import serving
+from bench.server import mapped_mb, serving
 from bench.world import fill, histories, item_keys, model, servers, timeline_of
 from led.ranking import with_bias, with_one
 from ledstream import parts
@@ -53,9 +53,12 @@ def main() -> None:
             closed_loop(pid, uris, connections=chosen.connections, requests=5000)
             most = [_most(pid, uris, chosen) for _ in range(chosen.runs)]
             _show_stages(settings)
+            each, once = mapped_mb(pid, settings.data_dir.resolve())
+            print(f"the release's files: {each:.0f} MB in all processes, {once:.0f} MB of memory", flush=True)
             steady = [_steady(pid, uris, chosen) for _ in range(chosen.rate_runs)]
             over = _over(pid, uris, chosen, statistics.median(run.good_per_s for run in most))
-    closing(_figures(chosen, most, steady, recall, search_us) | over)
+    mapped = {"mapped_mb": round(each), "mapped_once_mb": round(once)}
+    closing(_figures(chosen, most, steady, recall, search_us) | over | mapped)
 
 
 def _most(pid: int, uris: Path, chosen: argparse.Namespace) -> Load:
