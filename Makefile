@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 FOR ?=
 DATA ?=
 INSTALLER ?= uv
+# Tests at a time: many of them wait for other processes most of the time. 0: one after the other, in one process.
+AT_ONCE ?= 2
 STARTED := $(shell date +%s)
 
 # uv from the PATH, or one kept beside the environment.
@@ -18,7 +20,7 @@ demo: $(VENV)/runtime.stamp
 	@$(BIN)/python -m ledstream demo --started-at $(STARTED) $(if $(FOR),--for $(FOR)) $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(AT_ONCE) --dist worksteal
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
