@@ -9,7 +9,19 @@ import pytest
 
 from led.encoder import F32
 from led.ranking import top_k, with_bias, with_one
-from store.item_index import EXACT_UP_TO, MIN_RECALL, ItemIndex, LowRecall, build, load
+from store.item_index import (
+    CANDIDATES,
+    DEEP,
+    EXACT_UP_TO,
+    MIN_RECALL,
+    ROOM,
+    ClusteredIndex,
+    ItemIndex,
+    Judge,
+    LowRecall,
+    build,
+    load,
+)
 
 DIM = 16
 RNG = np.random.default_rng(5)
@@ -77,9 +89,31 @@ def test_scores_are_exact_and_go_down(how_many: int, tmp_path: Path) -> None:
 
 def test_more_recall_is_bought_with_a_wider_search(large: tuple[F32, F32]) -> None:
     items, users = large
-    recalls = [build(items, users, min_recall=wanted)[1]["recall20"] for wanted in (0.5, 0.95, 0.999)]
-    assert recalls == sorted(recalls)
-    assert all(recall >= wanted for recall, wanted in zip(recalls, (0.5, 0.95, 0.999), strict=True))
+    index, wanted = ClusteredIndex.over(items, 300, "direction"), (0.5, 0.95, 0.999)
+    found = [Judge(items, users, least).narrowest(index) for least in wanted]
+    assert found[0].probes < found[1].probes < found[2].probes
+    assert all(recall(one, users, items) >= least for one, least in zip(found, wanted, strict=True))
+
+
+def test_the_cheapest_clustering_is_taken_and_the_others_are_named(large: tuple[F32, F32]) -> None:
+    _, report = build(*large)
+    assert len(report["tried_us"]) == len(CANDIDATES)
+    assert report["us_per_query"] == min(report["tried_us"].values())
+
+
+@pytest.mark.parametrize("by", ["direction", "distance"])
+def test_an_index_that_reads_every_cluster_is_exact(large: tuple[F32, F32], by: str) -> None:
+    items, users = large
+    index = ClusteredIndex.over(items, 150, by)
+    assert recall(index.reading(150), users, items) == 1.0
+    assert recall(index.reading(1), users, items) < 1.0
+
+
+def test_places_beyond_the_twentieth_are_filled_well_too(large: tuple[F32, F32]) -> None:
+    items, users = large
+    index, report = build(items, users)
+    assert report["recall100"] >= DEEP * MIN_RECALL
+    assert (index.search(users, ROOM) >= 0).all(axis=1).mean() >= 0.99
 
 
 def test_a_recall_nobody_can_reach_is_refused_with_what_was_tried(large: tuple[F32, F32]) -> None:
