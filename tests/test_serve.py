@@ -28,7 +28,7 @@ def test_a_killed_server_leaves_no_worker_behind_and_its_port_free(tmp_path: Pat
     with EmbeddedStore(tmp_path):
         with subprocess.Popen([sys.executable, "-m", "ledstream", "serve"], env=environ, cwd=ROOT) as server:
             try:
-                until(lambda: _answers(port), 20)
+                until(lambda: _answers(port), 60)
             finally:
                 server.send_signal(signal.SIGKILL)
         until(lambda: _is_free(port), 20)
