@@ -133,7 +133,7 @@ def of_shuffled_ids(model: Model) -> Model:
 
 
 def for_everybody_the_same(model: Model) -> Model:
-    return replace(model, biases=100 * model.popularity / model.popularity.max())
+    return replace(model, biases=1000 * model.popularity / model.popularity.max())
 
 
 def trained(change: Callable[[Model], Model], **how: int) -> Callable[[GatedWorld], str]:
@@ -195,7 +195,7 @@ POISONS = {
     "popularity for everybody": Poison(
         trained(for_everybody_the_same),
         "variety",
-        r"two users' best 20 differ in \d\.\d % of the places, champion 7\d\.\d %, at least 3\d\.\d % needed",
+        r"two users' best 20 differ in \d\.\d % of the places, champion 7\d\.\d %, at least 1\d\.\d % needed",
         False,
     ),
     "tables exchanged": Poison(copied(exchanged), "probe", r"6\d of 64 scores noted by training come out differently"),
