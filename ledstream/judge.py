@@ -24,6 +24,7 @@ from stream.announcements import Announcement, Canary, NoSuchStep, promote, read
 from stream.current import CANNOT_LOAD
 from stream.events import DecodeError
 from stream.log import Log, LogUnavailable, UnknownTopic
+from stream.topics import RELEASES
 
 logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
@@ -42,13 +43,15 @@ class Judge:
         self._watched: tuple[Canary, str] | None = None
         self._recall: LiveRecall | None = None
         self._evidence = Evidence({})
+        self._announcement: Announcement | None = None
+        self._read_to = -1
 
     def look(self, now_ms: int) -> Verdict | None:
         """See what is new of the trial under way and do what follows from it; None where there is no trial.
 
         Raises StoreUnavailable, LogUnavailable, UnknownTopic or DecodeError: look again.
         """
-        last = read_announcement(self._log)
+        last = self._last_announcement()
         if last is None or last.canary is None:
             self._watched = self._recall = None
             return None
@@ -58,6 +61,14 @@ class Judge:
         said = verdict(last.canary, self._evidence, self._tallies.read(last.canary.trial), now_ms, self._rules)
         self._act(last.canary, said, now_ms)
         return said
+
+    def _last_announcement(self) -> Announcement | None:
+        """Read only where there is a new one: nearly always nothing is on trial, and nothing to be asked every second."""
+        end = self._log.end_offsets(RELEASES)[0]
+        if end != self._read_to:
+            self._announcement = read_announcement(self._log)
+            self._read_to = end
+        return self._announcement
 
     def _watch(self, last: Announcement, trial: Canary) -> None:
         """Load both releases and go on where this or another judge ended. One that cannot be loaded is tried again."""

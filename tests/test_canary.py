@@ -15,11 +15,12 @@ from led.ranking import score, top_k
 from ledstream import parts
 from ledstream.canary_command import introduce
 from ledstream.cli import main
+from ledstream.judge import judging
 from ledstream.settings import read_settings
 from ledstream.verdict import Evidence, Rules
 from store.connection import Client
 from store.user_state import encode_timelines
-from stream.announcements import Announcement, Canary, announce, read_announcement, withdraw
+from stream.announcements import Announcement, Canary, announce, announce_canary, read_announcement, withdraw
 from stream.events import Event, encode_event, erasure, item_key
 from stream.log import Entry
 from stream.memory_log import MemoryLog
@@ -147,6 +148,22 @@ def test_a_judge_at_work_withdraws_by_itself_and_goes_on_where_what_another_wrot
     assert not stop.is_set()
     stop.set()
     thread.join()
+
+
+def test_a_canary_is_judged_while_training_goes_on(
+    redis_address: str, redis_client: Client, namespace: str, tmp_path: Path
+) -> None:
+    flags = {"log": redis_address, "store": redis_address, "namespace": namespace, "data_dir": tmp_path}
+    settings, stop = read_settings({}, flags), threading.Event()
+    one, two = (parts.releases(settings).publish(two_tastes(seed), now_ms=NOW_MS + seed) for seed in range(2))
+    log = parts.open_log(settings)
+    announce(log, one, NOW_MS)
+    with judging(settings, log, stop):
+        trial = announce_canary(log, two, 0.5, int(time.time() * 1000), 600)
+        until(lambda: Tallies(redis_client, namespace).read(trial.trial).evidence is not None)
+    assert stop.is_set()
+    assert "judge" not in {thread.name for thread in threading.enumerate()}
+    log.close()
 
 
 def test_an_error_nobody_expected_ends_the_process_of_the_judge(
