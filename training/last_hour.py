@@ -65,7 +65,9 @@ def ask(events: pa.Table, kinds: Collection[str], timeline_events: int) -> Quest
     order = _log_order(events, users, of_these)
     is_asked = np.zeros(len(users), np.bool_)
     is_asked[asked] = True
-    found = _questions(events.take(order), users[order], is_asked[order], timeline_events)
+    found = _questions(
+        events.select(["item_id", "kind", "time_ms"]).take(order), users[order], is_asked[order], timeline_events
+    )
     return replace(found, events=len(asked), is_last_hour=is_hour)
 
 
