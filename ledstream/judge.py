@@ -63,7 +63,7 @@ class Judge:
         return said
 
     def _last_announcement(self) -> Announcement | None:
-        """Read only where there is a new one: nearly always nothing is on trial, and nothing to be asked every second."""
+        """Read only where there is a new one: nearly always nothing is on trial."""
         end = self._log.end_offsets(RELEASES)[0]
         if end != self._read_to:
             self._announcement = read_announcement(self._log)

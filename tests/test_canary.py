@@ -19,6 +19,7 @@ from ledstream.judge import judging
 from ledstream.settings import read_settings
 from ledstream.verdict import Evidence, Rules
 from store.connection import Client
+from store.tallies import Tallies
 from store.user_state import encode_timelines
 from stream.announcements import Announcement, Canary, announce, announce_canary, read_announcement, withdraw
 from stream.events import Event, encode_event, erasure, item_key
