@@ -32,7 +32,7 @@ MARGIN = 0.2  # of what is missing from recall 1: users to come are others than 
 DEEP = 0.9  # of the recall asked for must be left at ROOM
 # How items are clustered, and into how many times sqrt(n) clusters. Which is cheapest is for the items to say:
 # by distance, long items meet and are read first; by direction, tight groups of even length stay whole.
-CANDIDATES = (("direction", 2), ("distance", 2), ("direction", 4), ("distance", 4))
+CANDIDATES = (("direction", 2), ("distance", 2), ("distance", 4))
 TIE = 1e-5  # scores this close, relatively, differ by the order of summation alone
 
 
