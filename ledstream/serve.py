@@ -20,6 +20,7 @@ from serving.hot import HotPaths
 from serving.parts import Parts
 from serving.server import serve
 from store.heartbeats import Heartbeats
+from store.tallies import Tallies
 
 
 def run(settings: Settings) -> None:
@@ -60,6 +61,7 @@ def make_app() -> HotPaths:
             releases=parts.releases(settings),
             border=parts.border(settings),
             heartbeats=Heartbeats(store, settings.namespace),
+            tallies=Tallies(store, settings.namespace),
         )
     )
 

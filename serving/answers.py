@@ -60,17 +60,26 @@ class Answer(NamedTuple):
         )
 
 
+Attempt = Callable[[Live, Served | None, Callable[[Served | None], list[Answer]]], list[Answer]]
+
 NO_ANSWER = Answer(None, (), np.empty(0), b"null", None, "popular", False)
 
 
 class Recommender:
     """Used by one thread. live: the releases of this moment; asked once for all questions of a call.
 
+    attempt: answers from one of the two releases, with an eye on how it goes (`serving.live.Outcomes.attempt`).
     stages: where its time goes: decode (records to vectors), search, choose (what is not hidden).
     """
 
-    def __init__(self, live: Callable[[], Live], recent: RecentItems, stages: Stages | None = None) -> None:
-        self._live, self._recent, self.stages = live, recent, stages or Stages()
+    def __init__(
+        self,
+        live: Callable[[], Live],
+        recent: RecentItems,
+        stages: Stages | None = None,
+        attempt: Attempt = lambda _, served, answer: answer(served),
+    ) -> None:
+        self._live, self._recent, self.stages, self._attempt = live, recent, stages or Stages(), attempt
 
     def answer(self, questions: Sequence[Question], found: Sequence[bytes | None]) -> list[Answer]:
         """An answer to each, in order. found: records, NO_RECORD where there is none, None where the store is away.
@@ -83,16 +92,23 @@ class Recommender:
             for place in damaged(records):
                 records[place] = NO_RECORD
         answers = [NO_ANSWER] * len(questions)
-        for served, places in _by_release(self._live(), questions):
+        live = self._live()
+        for served, places in _by_release(live, questions):
             with self.stages("decode"):
                 theirs = [questions[place] for place in places]
                 stored = Stored.of([records[place] for place in places])
                 hidden = _hidden_keys(theirs, stored)
-            answered = self._lately if served is None else partial(self._personally, served)
-            some = answered(theirs, stored, hidden)
+            some = self._attempt(live, served, partial(self._from, theirs, stored, hidden))
             for place, answer in zip(places, some, strict=True):
                 answers[place] = answer if found[place] is not None else answer._replace(degraded=True)
         return answers
+
+    def _from(
+        self, questions: Sequence[Question], stored: Stored, hidden: Sequence[set[int]], served: Served | None
+    ) -> list[Answer]:
+        if served is None:
+            return self._lately(questions, stored, hidden)
+        return self._personally(served, questions, stored, hidden)
 
     def _lately(self, questions: Sequence[Question], stored: Stored, hidden: Sequence[set[int]]) -> list[Answer]:
         ranking, answers = self._recent.ranking(), []

@@ -13,7 +13,7 @@ from serving.answering import Answering
 from serving.answers import Recommender
 from serving.api import Lifespan, Routes, build_api
 from serving.hot import Hot, HotPaths
-from serving.live import live
+from serving.live import Outcomes, live
 from serving.metrics import Metrics, lag
 from serving.parts import Limits, Parts
 from serving.posts import Posts
@@ -32,11 +32,14 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
     current = CurrentRelease(
         parts.log,
         lambda version: Served(parts.releases.load(version)),
+        with_canary=True,
+        prepare=parts.releases.load,
         retry_every_s=limits.retry_release_every_s,
         on_swap=metrics.swapped,
         on_refusal=metrics.refused,
     )
-    recommender = Recommender(lambda: live(current), recent)
+    outcomes = Outcomes(parts.tallies, current)
+    recommender = Recommender(lambda: live(current), recent, attempt=outcomes.attempt)
     metrics.watch_stages(recommender.stages)
     questions = Answering(
         recommender,
@@ -58,16 +61,21 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
         recent.add(await asyncio.to_thread(newest_items, parts.log))
         await asyncio.to_thread(current.start)
 
-    return HotPaths(hot, metrics, build_api(routes, _lifespan(begin, current, questions, events)))
+    return HotPaths(hot, metrics, build_api(routes, _lifespan(begin, current, questions, events, outcomes)))
 
 
 def _lifespan(
-    begin: Callable[[], Awaitable[None]], current: CurrentRelease[Served], questions: Answering, events: Publisher
+    begin: Callable[[], Awaitable[None]],
+    current: CurrentRelease[Served],
+    questions: Answering,
+    events: Publisher,
+    outcomes: Outcomes,
 ) -> Lifespan:
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         use_threads(1)
         await questions.start()
+        outcomes.start()
         events.start()
         await begin()
         # What lives as long as the process need not be looked through again: a full collection took tens of ms.
@@ -75,6 +83,7 @@ def _lifespan(
         gc.freeze()
         yield
         await asyncio.to_thread(current.stop)
+        await asyncio.to_thread(outcomes.stop)
         await events.stop()
         await questions.stop()
 

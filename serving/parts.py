@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from store.heartbeats import Heartbeats
 from store.releases import Releases
+from store.tallies import Tallies
 from store.user_state import UserStates
 from stream.events import Border
 from stream.log import Log
@@ -30,6 +31,7 @@ class Parts:
     border: Border
     now_ms: Callable[[], int] = wall_clock_ms
     heartbeats: Heartbeats | None = None
+    tallies: Tallies | None = None
 
 
 @dataclass(frozen=True)

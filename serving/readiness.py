@@ -15,7 +15,7 @@ from serving.schemas import ConsumerEntry, ReadyAnswer, RefusedEntry
 from serving.served import Served
 from store.connection import StoreUnavailable
 from store.heartbeats import SILENT_AFTER_S, Heartbeat
-from stream.current import CurrentRelease
+from stream.current import CurrentRelease, RefusedRelease
 from stream.log import LogUnavailable, UnknownTopic
 
 
@@ -29,7 +29,7 @@ class Readiness:
         """All of it."""
         store = _state(self._parts.states.count)
         log = _state(self._parts.log.ping)
-        served, refused = self._current.get(), self._current.refused
+        in_use = self._current.in_use()
         consumers = self._consumers()
         return ReadyAnswer(
             ready=store == log == "ok",
@@ -37,9 +37,12 @@ class Readiness:
             store=store,
             log=log,
             consumers=consumers,
-            release=served.version if served else None,
+            release=in_use.version,
             announced=self._current.announced,
-            refused=RefusedEntry(version=refused.version, reason=refused.reason) if refused else None,
+            refused=_refusal(self._current.refused),
+            canary=in_use.trial.version if in_use.trial else None,
+            canary_share=in_use.trial.share if in_use.trial else None,
+            canary_refused=_refusal(self._current.canary_refused),
         )
 
     def troubled(self) -> float:
@@ -65,6 +68,10 @@ class Readiness:
             return entry.model_copy(update={"lag": int(lag(self._parts.log, group))})
         except (LogUnavailable, UnknownTopic):
             return entry
+
+
+def _refusal(refused: RefusedRelease | None) -> RefusedEntry | None:
+    return None if refused is None else RefusedEntry(version=refused.version, reason=refused.reason)
 
 
 def _entry(beats: Mapping[str, tuple[Heartbeat, float]], group: str) -> ConsumerEntry:

@@ -177,6 +177,9 @@ class ReadyAnswer(BaseModel):
     release: str | None
     announced: str | None
     refused: RefusedEntry | None
+    canary: str | None = Field(None, description="the release on trial, once it is loaded here")
+    canary_share: float | None = Field(None, description="of the users")
+    canary_refused: RefusedEntry | None = None
 
 
 class ErrorDetail(BaseModel):
