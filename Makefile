@@ -20,7 +20,7 @@ demo: $(VENV)/runtime.stamp
 	@$(BIN)/python -m ledstream demo --started-at $(STARTED) $(if $(FOR),--for $(FOR)) $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q -n $(AT_ONCE) --dist worksteal
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(AT_ONCE) --dist worksteal
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
