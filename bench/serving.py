@@ -95,12 +95,10 @@ def _show_stages(settings: Settings) -> None:
     shown = scraped(settings.port)
     answers = next(sample.value for sample in shown if sample.name == "ledstream_batch_size_sum")
     batches = next(sample.value for sample in shown if sample.name == "ledstream_batch_size_count")
-    print(f"µs an answer, in batches of {answers / batches:.1f}:   wall     CPU")
-    cpu = {one.labels["stage"]: one.value for one in shown if one.name == "ledstream_answer_stage_cpu_seconds_total"}
+    print(f"µs an answer, in batches of {answers / batches:.1f}:")
     for one in shown:
         if one.name == "ledstream_answer_stage_seconds_total":
-            stage = one.labels["stage"]
-            print(f"  {stage:26}{one.value / answers * 1e6:8.1f}{cpu.get(stage, 0.0) / answers * 1e6:8.1f}")
+            print(f"  {one.labels['stage']:12}{one.value / answers * 1e6:8.1f}")
 
 
 def _arguments() -> argparse.Namespace:

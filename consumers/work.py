@@ -13,7 +13,7 @@ from consumers.fold import Counts, fold_batch
 from led.encoder import I64
 from store.releases import Release
 from store.stored import Stored
-from store.user_record import damaged
+from store.user_record import damaged, heads_of
 from store.user_state import NOTHING, Update, UserStates
 from stream.decoding import EventColumns
 from stream.stages import Stages
@@ -141,7 +141,7 @@ class Work:
         records = update.records()
         if update.position != self._at:
             raise Overtaken(update.position)
-        for place in damaged(records):
+        for place in damaged(records, heads_of(records)):
             logger.error("user %s: damaged record set aside", users[place])
             self._target.states.set_aside(users[place])
             self.damaged += 1

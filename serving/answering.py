@@ -72,8 +72,9 @@ class Answering:
     async def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """The answers, in order; some at a time, with other questions in between. Raises Overloaded."""
         answers: list[Answer] = []
-        for start in range(0, len(questions), self._max_batch // 2):
-            some = questions[start : start + self._max_batch // 2]
+        at_once = max(1, self._max_batch // 2)
+        for start in range(0, len(questions), at_once):
+            some = questions[start : start + at_once]
             if not start:
                 self._admit(len(some))
             futures: list[asyncio.Future[Answer]] = [self._loop.create_future() for _ in some]
@@ -97,6 +98,8 @@ class Answering:
         users = [question.user for question, _ in batch if question.record is None and question.user is not None]
         if not users:
             self._answer(batch, [])
+            if self._waiting:  # more than one batch holds, and no look-up to come back from
+                self._see_to_it()
             return
         self._is_looking_up = True
         self._asked_at = time.perf_counter()
@@ -104,7 +107,7 @@ class Answering:
 
     def _found(self, batch: list[Asked], found: Found) -> None:
         self._is_looking_up = False
-        self._recommender.stages.add("look up", time.perf_counter() - self._asked_at)
+        self._recommender.stages.lap("look up", self._asked_at)
         if self._waiting:
             self._look_up()
         self._answer(batch, found)
@@ -119,9 +122,10 @@ class Answering:
                 done(error)
             return
         self._on_batch(len(batch))
-        with self._recommender.stages("reply"):
-            for (_, done), answer in zip(batch, answers, strict=True):
-                done(answer)
+        since = time.perf_counter()
+        for (_, done), answer in zip(batch, answers, strict=True):
+            done(answer)
+        self._recommender.stages.lap("reply", since)
         self._keep_pace(len(batch))
 
     def _keep_pace(self, answered: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
@@ -16,7 +17,6 @@ from serving.ranking import NO_KEY, Ranked, best, most_popular
 from serving.recent import RecentItems
 from serving.served import Served, beginning
 from store.stored import Stored
-from store.user_record import damaged
 from stream.events import item_key
 from stream.stages import Stages
 
@@ -87,17 +87,14 @@ class Recommender:
         A damaged record is as none: the consumer sets it aside at the user's next event. Raises nothing that an input
         could cause.
         """
-        with self.stages("decode"):
-            records = [value or NO_RECORD for value in found]
-            for place in damaged(records):
-                records[place] = NO_RECORD
         answers = [NO_ANSWER] * len(questions)
         live = self._live()
         for served, places in _by_release(live, questions):
-            with self.stages("decode"):
-                theirs = [questions[place] for place in places]
-                stored = Stored.of([records[place] for place in places])
-                hidden = _hidden_keys(theirs, stored)
+            since = time.perf_counter()
+            theirs = [questions[place] for place in places]
+            stored = Stored.undamaged([found[place] or NO_RECORD for place in places])
+            hidden = _hidden_keys(theirs, stored)
+            self.stages.lap("decode", since)
             some = self._attempt(live, served, partial(self._from, theirs, stored, hidden))
             for place, answer in zip(places, some, strict=True):
                 answers[place] = answer if found[place] is not None else answer._replace(degraded=True)
@@ -122,9 +119,10 @@ class Recommender:
         self, served: Served, questions: Sequence[Question], stored: Stored, hidden: Sequence[set[int]]
     ) -> list[Answer]:
         """The popular items to who has no vector under the release."""
-        with self.stages("decode"):
-            vectors = stored.vectors(served.release)
-            known = np.flatnonzero(vectors.any(axis=1)).tolist()
+        since = time.perf_counter()
+        vectors = stored.vectors(served.release)
+        known = np.flatnonzero(vectors.any(axis=1)).tolist()
+        self.stages.lap("decode", since)
         ranked: dict[int, Ranked] = {}
         if known:
             theirs = vectors if len(known) == len(questions) else vectors[known]
@@ -151,9 +149,7 @@ def _by_release(live: Live, questions: Sequence[Question]) -> list[tuple[Served 
 
 def _hidden_keys(questions: Sequence[Question], stored: Stored) -> list[set[int]]:
     """Keys of the items that each answer must not hold: the excluded, and the seen unless asked for. NO_KEY is one."""
-    keys, counts = stored.item_keys(np.array([not question.seen for question in questions]))
-    seen, ends = keys.tolist(), np.cumsum(counts).tolist()
-    hidden = [{NO_KEY, *seen[start:end]} for start, end in zip([0, *ends], ends, strict=False)]
-    for question, not_shown in zip(questions, hidden, strict=True):
-        not_shown.update(map(item_key, question.exclude))
-    return hidden
+    return [
+        {NO_KEY, *(() if question.seen else seen), *map(item_key, question.exclude)}
+        for question, seen in zip(questions, stored.item_keys(), strict=True)
+    ]

@@ -97,11 +97,8 @@ class _Staged(Collector):
         self._stages = stages
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        for name, text, found in (
-            ("stage_seconds", "Seconds spent in a stage of answering", self._stages.seconds),
-            ("stage_cpu_seconds", "Seconds of CPU in a stage of answering", self._stages.cpu_seconds),
-        ):
-            family = CounterMetricFamily(f"ledstream_answer_{name}", text, labels=["stage"])
-            for stage, seconds in dict(found).items():
-                family.add_metric([stage], seconds)
-            yield family
+        text = "Seconds spent in a stage of answering, those of waiting included"
+        family = CounterMetricFamily("ledstream_answer_stage_seconds", text, labels=["stage"])
+        for stage, seconds in dict(self._stages.seconds).items():
+            family.add_metric([stage], seconds)
+        yield family

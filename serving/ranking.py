@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -42,17 +43,18 @@ def best(
     most = min(max_fetch, served.release.items)
     needs = [min(k + len(of_user), most) for k, of_user in zip(ks, hidden, strict=True)]
     fetch = max(min(need, k + SPARE) for need, k in zip(needs, ks, strict=True))
-    with stages("search"):
-        found = served.release.index.scored(with_one(vectors), fetch)
-    with stages("choose"):
-        ranked = _shown(served, *found, ks, hidden)
+    since = time.perf_counter()
+    found = served.release.index.scored(with_one(vectors), fetch)
+    since = stages.lap("search", since)
+    ranked = _shown(served, *found, ks, hidden)
+    stages.lap("choose", since)
     lacking = [user for user, found in enumerate(ranked) if len(found.rows) < ks[user]]
     again = [user for user in lacking if needs[user] > fetch]
     if again:
-        with stages("search"):
-            found = served.release.index.scored(with_one(vectors[again]), max(needs[user] for user in again))
-        with stages("choose"):
-            wide = _shown(served, *found, [ks[user] for user in again], [hidden[user] for user in again])
+        since = time.perf_counter()
+        found = served.release.index.scored(with_one(vectors[again]), max(needs[user] for user in again))
+        wide = _shown(served, *found, [ks[user] for user in again], [hidden[user] for user in again])
+        stages.lap("search again", since)
         for user, of_user in zip(again, wide, strict=True):
             ranked[user] = of_user
     for user in lacking:

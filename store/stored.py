@@ -19,13 +19,14 @@ from store.user_record import (
     IDS_KEPT,
     POSITION,
     Heads,
+    damaged,
     decode_record,
     gaps_of,
+    heads_of,
 )
 
 Identity = tuple[int, int, int]  # item key, kind code, event key
 LAST = slice(CHECKED_FROM, FENCE_BYTES)  # of a head: its source and offset, as a POSITION has them
-_NO_HEAD = bytes(HEAD.itemsize)
 _NO_IDS = bytes(4 * IDS_KEPT)
 
 
@@ -45,8 +46,20 @@ class Stored:
     @classmethod
     def of(cls, values: Sequence[bytes]) -> Stored:
         """The records in these bytes, all of them undamaged (`store.user_record.check`)."""
+        return cls._cut(values, heads_of(values))
+
+    @classmethod
+    def undamaged(cls, values: Sequence[bytes]) -> Stored:
+        """The records in these bytes, a damaged one taken for none."""
+        heads = heads_of(values)
+        if wrong := damaged(values, heads):
+            values = [b"" if place in wrong else value for place, value in enumerate(values)]
+            heads = heads_of(values)
+        return cls._cut(values, heads)
+
+    @classmethod
+    def _cut(cls, values: Sequence[bytes], heads: Heads) -> Stored:
         size = HEAD.itemsize
-        heads = np.frombuffer(b"".join([value[:size] or _NO_HEAD for value in values]), HEAD)
         ids_at = size + 2 * heads["dim"].astype(np.int64)
         earlier_at = ids_at + 4 * heads["ids"]
         entries_at = earlier_at + POSITION.itemsize * heads["earlier"]
@@ -135,20 +148,27 @@ class Stored:
         Sums of that release are taken as they are, all others encoded again from the timelines, so that no vector ever
         meets another release's items.
         """
-        same = self.heads["release"] == np.uint64(release.key)
-        sums = self.sums(release, same)
-        others = np.flatnonzero(~same & (self.heads["events"] > 0))
+        heads, key = self.heads, np.uint64(release.key)
+        vectors = np.zeros((len(self), release.dim), np.float32)
+        same = heads["release"] == key
+        users = np.flatnonzero(same & (heads["weight"] > 0))
+        start, end = HEAD.itemsize, HEAD.itemsize + 2 * release.dim
+        steps = np.frombuffer(b"".join([self.values[user][start:end] for user in users.tolist()]), "<i2")
+        step = (heads["scale"] / np.maximum(heads["weight"], np.finfo(np.float32).tiny))[users, None]
+        vectors[users] = steps.reshape(len(users), release.dim) * step
+        others = np.flatnonzero((heads["events"] > 0) & ~same)
         if len(others):
             entries = [self.values[user][self._entries_at[user] :] for user in others.tolist()]
-            flat = flat_entries(entries, self.heads["time_ms"][others], release)
-            sums.put(others, encode(release.encoder, release.input_embeddings, len(others), flat))
-        return sums.vectors()
+            flat = flat_entries(entries, heads["time_ms"][others], release)
+            vectors[others] = encode(release.encoder, release.input_embeddings, len(others), flat).vectors()
+        return vectors
 
-    def item_keys(self, which: Bool) -> tuple[npt.NDArray[np.uint64], I64]:
-        """Keys of all items in the timelines of these users, and how many are each user's (users,)."""
-        counts = np.where(which, self.heads["events"], 0).astype(np.int64)
-        entries = [self.values[user][self._entries_at[user] :] for user in np.flatnonzero(counts).tolist()]
-        return np.frombuffer(b"".join(entries), ENTRY)["word"] >> np.uint64(8), counts
+    def item_keys(self) -> list[list[int]]:
+        """Keys of the items in each timeline, oldest first."""
+        entries = [value[start:] for value, start in zip(self.values, self._entries_at, strict=True)]
+        keys = (np.frombuffer(b"".join(entries), ENTRY)["word"] >> np.uint64(8)).tolist()
+        ends = np.cumsum(self.heads["events"], dtype=np.int64).tolist()
+        return [keys[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def as_of(self) -> list[int | None]:
         """Time of each user's last applied event, Unix milliseconds; None for an erased user, or without a record."""

@@ -46,6 +46,7 @@ TIMELINE = np.dtype([("item", "<u8"), ("time_ms", "<i8"), ("event", "<u4"), ("ki
 _SEAL = np.dtype([("magic", "S2"), ("crc", "<u4")])  # what a HEAD begins with
 POSITION = np.dtype([("source", "<u8"), ("offset", "<i8")])
 CHECKED_FROM = 6
+_NO_HEAD = bytes(HEAD.itemsize)
 FENCE_BYTES = 22  # magic, checksum, source, offset: no two different records of a user share them
 IDS_KEPT = 15
 EARLIER_KEPT = 3
@@ -169,13 +170,18 @@ def check(data: bytes) -> None:
         raise DamagedRecord(f"{len(data)} bytes, {lengths_of(head)[0]} by its head")
 
 
-def damaged(records: Sequence[bytes]) -> list[int]:
+def heads_of(records: Sequence[bytes]) -> Heads:
+    """The records' heads; zero of an empty one, or of one that is shorter than a head."""
+    size = HEAD.itemsize
+    return np.frombuffer(b"".join([data[:size] if len(data) >= size else _NO_HEAD for data in records]), HEAD)
+
+
+def damaged(records: Sequence[bytes], heads: Heads) -> list[int]:
     """Places of the records that `check` would refuse; an empty one, which stands for no record, is good."""
-    heads = np.frombuffer(b"".join([data[: HEAD.itemsize].ljust(HEAD.itemsize, b"\0") for data in records]), HEAD)
-    lengths = np.fromiter(map(len, records), np.int64, len(records))
-    sums = np.fromiter([crc32c(data[CHECKED_FROM:]) for data in records], np.uint32, len(records))
+    lengths = np.array(list(map(len, records)))
+    sums = np.array([crc32c(data[CHECKED_FROM:]) for data in records], np.uint32)
     good = (heads["magic"] == MAGIC) & (lengths_of(heads) == lengths) & (heads["crc"] == sums)
-    return np.flatnonzero(~good & (lengths > 0)).tolist()
+    return [] if good.all() else np.flatnonzero(~good & (lengths > 0)).tolist()
 
 
 def lengths_of(heads: Heads) -> I64:

@@ -27,7 +27,12 @@ class Stages:
             self.cpu_seconds[name] += time.thread_time() - cpu
             self.counts[name] += 1
 
-    def add(self, name: str, seconds: float) -> None:
-        """Count time that was spent waiting, and not in one piece of code, as this stage's."""
-        self.seconds[name] += seconds
+    def lap(self, name: str, since: float) -> float:
+        """Count the time from `since` (of time.perf_counter) until now as this stage's; returns now.
+
+        Without the CPU, which costs more to ask for than some stages take.
+        """
+        now = time.perf_counter()
+        self.seconds[name] += now - since
         self.counts[name] += 1
+        return now
