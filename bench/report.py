@@ -6,8 +6,10 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
 def opening(program: str, parameters: Mapping[str, object]) -> None:
@@ -22,7 +24,7 @@ def opening(program: str, parameters: Mapping[str, object]) -> None:
     print("  " + ", ".join(f"{name}={value}" for name, value in parameters.items()), flush=True)
 
 
-def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+def percentiles_ms(seconds: Sequence[float] | npt.NDArray[np.floating[Any]]) -> dict[str, float]:
     """p50_ms, p95_ms and p99_ms of durations; NaN of none."""
     if not len(seconds):
         return {"p50_ms": float("nan"), "p95_ms": float("nan"), "p99_ms": float("nan")}

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
@@ -50,6 +50,13 @@ def cpu_seconds(pid: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def cpu_ns(pid: int) -> int:
+    """Nanoseconds of CPU so far of a process and of its descendants that still run, without threads that ended."""
+    members = [pid, *(child for child, _ in descendants(pid))]
+    threads = [path for member in members for path in Path(f"/proc/{member}/task").glob("*/schedstat")]
+    return sum(int(path.read_text().split()[0]) for path in threads)
+
+
 def resident_mb(pid: int) -> float:
     """Memory held by one process, shared pages included; 0 for one that ended."""
     try:
@@ -74,6 +81,21 @@ def mapped_mb(pid: int, folder: Path) -> tuple[float, float]:
             elif is_below and name == "Pss:":
                 counted_once += int(values[0])
     return resident / 1000, counted_once / 1000
+
+
+def anonymous_mb(pids: Iterable[int]) -> float:
+    """Memory of these processes that belongs to no file."""
+    lines = [line for pid in pids for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1000
+
+
+def mapped_below(pid: int, folder: Path) -> dict[int, set[str]]:
+    """Of each process, this one and those below it: names in a folder with files mapped below them, deleted or not."""
+    root, found = f"{folder.resolve()}/", {}
+    for member in [pid, *(child for child, _ in descendants(pid))]:
+        paths = [line.partition(root)[2] for line in Path(f"/proc/{member}/maps").read_text().splitlines()]
+        found[member] = {path.split("/", 1)[0] for path in paths if path}
+    return found
 
 
 def descendants(pid: int) -> list[tuple[int, int]]:

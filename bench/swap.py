@@ -1,22 +1,21 @@
-"""Releases swapped for each other under load: errors, answers that mix two, and what a swap costs those who wait.
+"""Twenty releases swapped for each other under load: errors, answers that mix two, waiting, memory, and what one costs.
 
-    python -m bench.swap --swaps 6
+    python -m bench.swap                                            # users are few for the load, and costs short
+    python -m bench.swap --users 10000 1000000                      # the long form
 
-The whole system runs. Requests and events come at their own rates, whatever the system does; every few seconds
-`POST /v1/releases/{version}/activate` makes the other release current. Requests are for users whose timelines are
-known, so that every score of every answer can be computed anew from the release it names. Events of those users are
-repeated sends, which change no timeline but have the consumer write the record under the release it is at; the other
-events are of everybody else.
+The whole system runs. Requests and events come at their own rates, whatever the system does; every few seconds a
+release that no process has seen is announced, as training does. Requests are for users whose timelines are known, so
+that every score of every answer can be computed anew from the release it names. A part of the events are the newest of
+those users, sent again, which changes no timeline but has the consumer write the record under the release it is at; the
+others are of everybody else. What a swap costs is measured apart, without load (`bench/swap_cost.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -24,14 +23,17 @@ import aiohttp
 import numpy as np
 import orjson
 
+from bench.asking import Answer, asking, read_answers
 from bench.report import closing, opening, percentiles_ms
-from bench.world import events, histories, item_id, item_keys, model, servers, timeline_of
+from bench.server import anonymous_mb, mapped_below, mapped_mb
+from bench.swap_cost import costs
+from bench.world import events, histories, item_id, item_keys, published_often, servers, timeline_of
 from led.encoder import F32, I64
 from ledstream import parts
 from ledstream.own_system import OwnSystem, free_port
 from ledstream.settings import Settings, read_settings
 from store.releases import Release
-from store.user_record import Timeline
+from store.user_record import IDS_KEPT, Timeline
 from store.user_state import encode_timelines
 from stream.announcements import announce
 from stream.events import Event, item_key
@@ -41,98 +43,107 @@ FIRST_MS_AGO = 600_000
 REPEATED_SHARE = 0.3  # of the events
 EVENTS_AT_ONCE = 20
 AFTER_S = 1.0
-WITHIN_S = 20.0  # a swap that is not seen by then has failed
-
-
-class Asked(NamedTuple):
-    """One request: when it was sent, how long it took, and the body of its 200, None for anything else."""
-
-    at_s: float
-    seconds: float
-    body: bytes | None
+WITHIN_S = 20.0
+LET_GO_S = 3.0  # after the announcement, nothing of the release before may be mapped
 
 
 class Swap(NamedTuple):
-    """When it was asked for, and when the first answer of the new release came."""
+    """When a release was announced. mapped: how many releases any one process had mapped LET_GO_S later.
 
-    asked_s: float
-    seen_s: float
+    memory_mb: of the processes that have a release, then: of no file, and of the releases' files, each page counted once.
+    """
 
-
-@dataclass
-class Run:
-    """What one run saw."""
-
-    asked: list[Asked] = field(default_factory=list)
-    swaps: list[Swap] = field(default_factory=list)
-    posts_failed: int = 0
-    newest: str | None = None
+    version: str
+    at_s: float
+    mapped: int
+    memory_mb: float
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--swaps", type=int, default=6)
-    parser.add_argument("--every", type=float, default=4.0, help="seconds from one swap to the next")
-    parser.add_argument("--requests", type=float, default=300.0, help="a second")
-    parser.add_argument("--events", type=float, default=300.0, help="a second")
+    parser.add_argument("--swaps", type=int, default=20)
+    parser.add_argument("--every", type=float, default=5.0, help="seconds from one swap to the next")
+    parser.add_argument("--requests", type=float, default=500.0, help="a second")
+    parser.add_argument("--events", type=float, default=1000.0, help="a second")
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--dim", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--users", type=int, nargs="*", default=[10_000, 200_000], help="in the store, for the cost")
+    parser.add_argument("--cost-swaps", type=int, default=9, help="of each number of users; the medians count")
     parser.add_argument("--log", choices=("kafka", "redis"), default="redis")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     opening("bench.swap", vars(chosen))
     with servers(kafka=chosen.log == "kafka") as (log, store, folder):
-        flags = {"log": log, "store": store, "data_dir": folder, "port": free_port("127.0.0.1", 0)}
-        figures = asyncio.run(measure(read_settings({}, flags), chosen))
-    closing(figures)
+        flags = {"log": log, "store": store, "data_dir": folder, "workers": chosen.workers}
+        figures = asyncio.run(measure(read_settings({}, flags | {"port": free_port("127.0.0.1", 0)}), chosen))
+    closing(figures | (asyncio.run(costs(chosen)) if chosen.users else {}))
 
 
 async def measure(settings: Settings, chosen: argparse.Namespace) -> dict[str, object]:
     """Known users are made, then load runs while releases are swapped; everything is checked afterwards."""
-    loaded = _publish_two(settings, chosen)
+    versions = published_often(settings, chosen.items, chosen.dim, chosen.seed, 1 + chosen.swaps)
     rows = list(histories(KNOWN_USERS, chosen.items, settings.timeline_events, chosen.seed))
     users = {f"known-{number}": of_user for number, of_user in enumerate(rows)}
     first_ms = int(time.time() * 1000) - FIRST_MS_AGO
-    run, stop = Run(), asyncio.Event()
+    paths, stop = [f"/v1/recommendations?user={user}&k=20" for user in users], asyncio.Event()
     async with OwnSystem(settings) as system, aiohttp.ClientSession() as session:
-        load = Load(system.address, session, run, chosen)
+        events = Events(system.address, session, chosen)
         known = [_known_events(user, of_user, first_ms) for user, of_user in users.items()]
-        await load.make_known(known)
-        tasks = [asyncio.create_task(load.ask(list(users), stop)), asyncio.create_task(load.post(known, stop))]
-        await asyncio.sleep(chosen.every)
-        for number in range(chosen.swaps):
-            run.swaps.append(await load.swap(list(loaded)[(number + 1) % 2]))
+        await events.make_known(known)
+        with asking(settings.host, settings.port, chosen.requests, paths, settings.data_dir) as answers:
+            posting = asyncio.create_task(events.post(known, stop))
             await asyncio.sleep(chosen.every)
-        stop.set()
-        await asyncio.gather(*tasks)
+            before_mb = _memory_mb(system.pid, settings)
+            swaps = [await _swap(system, version, chosen.every) for version in versions[1:]]
+            stop.set()
+            await posting
     keys = item_keys(chosen.items)
-    return figures_of(run, loaded, {user: timeline_of(of_user, keys, first_ms) for user, of_user in users.items()})
+    timelines = {user: timeline_of(of_user, keys, first_ms) for user, of_user in users.items()}
+    loaded = {version: parts.releases(settings).load(version) for version in versions}
+    figures = figures_of(list(read_answers(answers)), swaps, loaded, timelines)
+    figures["errors"] += events.failed
+    memory = {"memory_mb_before": before_mb, "memory_mb": swaps[-1].memory_mb}
+    return figures | {"mapped_after": max(swap.mapped for swap in swaps)} | memory
 
 
-class Load:
-    """The clients: each request and each post in a task of its own, sent when its time comes."""
+async def _swap(system: OwnSystem, version: str, every_s: float) -> Swap:
+    """Announce the release; returns when the next one is due."""
+    log, at_s = parts.open_log(system.settings), time.perf_counter()
+    announce(log, version, int(time.time() * 1000))
+    log.close()
+    await asyncio.sleep(LET_GO_S)
+    mapped = max(map(len, mapped_below(system.pid, system.settings.releases_dir).values()))
+    memory_mb = _memory_mb(system.pid, system.settings)
+    await asyncio.sleep(at_s + every_s - time.perf_counter())
+    return Swap(version, at_s, mapped, memory_mb)
 
-    def __init__(self, address: str, session: aiohttp.ClientSession, run: Run, chosen: argparse.Namespace) -> None:
-        self._address, self._session, self._run, self._chosen = address, session, run, chosen
+
+def _memory_mb(pid: int, settings: Settings) -> float:
+    """Of the processes that have a release."""
+    own = anonymous_mb(member for member, mapped in mapped_below(pid, settings.releases_dir).items() if mapped)
+    return round(mapped_mb(pid, settings.releases_dir.resolve())[1] + own, 1)
+
+
+class Events:
+    """The client that posts: each post in a task of its own, sent when its time comes. failed: those not accepted."""
+
+    def __init__(self, address: str, session: aiohttp.ClientSession, chosen: argparse.Namespace) -> None:
+        self._address, self._session, self._chosen = address, session, chosen
         self._random = Random(chosen.seed)
+        self.failed = 0
 
     async def make_known(self, known: Sequence[Sequence[Event]]) -> None:
         """Post the known users' events; returns when all are applied."""
         for some in known:
             await self._post(some)
-        assert not self._run.posts_failed, "the known users' events were not accepted"
+        assert not self.failed, "the known users' events were not accepted"
         for some in known:
             path = f"{self._address}/v1/users/{some[0].user_id}"
             deadline = time.monotonic() + WITHIN_S
             while (await self._json(path)).get("events") != len(some):
                 assert time.monotonic() < deadline, f"{some[0].user_id} is not complete after {WITHIN_S:g} s"
                 await asyncio.sleep(0.05)
-
-    async def ask(self, users: Sequence[str], stop: asyncio.Event) -> None:
-        """Requests for known users at the rate chosen, until stop."""
-        async with asyncio.TaskGroup() as tasks:
-            async for _ in _beats(self._chosen.requests, stop):
-                tasks.create_task(self._ask(self._random.choice(users)))
 
     async def post(self, known: Sequence[Sequence[Event]], stop: asyncio.Event) -> None:
         """Events at the rate chosen, a few at once, until stop."""
@@ -141,43 +152,21 @@ class Load:
         async with asyncio.TaskGroup() as tasks:
             async for _ in _beats(self._chosen.events / EVENTS_AT_ONCE, stop):
                 some = [
-                    self._random.choice(self._random.choice(known))
+                    self._random.choice(self._random.choice(known)[-IDS_KEPT:])
                     if self._random.random() < REPEATED_SHARE
                     else next(others)._replace(time_ms=int(time.time() * 1000))
                     for _ in range(EVENTS_AT_ONCE)
                 ]
                 tasks.create_task(self._post(some))
 
-    async def swap(self, version: str) -> Swap:
-        """Activate the release; returns when an answer came from it."""
-        asked_s = time.perf_counter()
-        async with self._session.post(f"{self._address}/v1/releases/{version}/activate") as response:
-            assert response.status == 200, await response.text()
-        while self._run.newest != version:
-            assert time.perf_counter() - asked_s < WITHIN_S, f"no answer from {version} in {WITHIN_S:g} s"
-            await asyncio.sleep(0.001)
-        return Swap(asked_s, time.perf_counter())
-
-    async def _ask(self, user: str) -> None:
-        started, body = time.perf_counter(), None
-        try:
-            async with self._session.get(f"{self._address}/v1/recommendations?user={user}&k=20") as response:
-                content = await response.read()
-                body = content if response.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError):
-            pass
-        self._run.asked.append(Asked(started, time.perf_counter() - started, body))
-        if body is not None:
-            self._run.newest = orjson.loads(body)["release"]
-
     async def _post(self, some: Sequence[Event]) -> None:
         body = orjson.dumps([{n: v for n, v in event._asdict().items() if v is not None} for event in some])
         try:
             async with self._session.post(f"{self._address}/v1/events", data=body) as response:
                 verdicts = orjson.loads(await response.read())
-                self._run.posts_failed += response.status != 202 or verdicts["accepted"] != len(some)
+                self.failed += response.status != 202 or verdicts["accepted"] != len(some)
         except (aiohttp.ClientError, TimeoutError):
-            self._run.posts_failed += 1
+            self.failed += 1
 
     async def _json(self, url: str) -> dict[str, Any]:
         async with self._session.get(url) as response:
@@ -185,35 +174,55 @@ class Load:
             return answer
 
 
-def figures_of(run: Run, loaded: dict[str, Release], timelines: dict[str, Timeline]) -> dict[str, object]:
-    """The last line, from what the run saw. An answer is mixed if a score is not its release's own."""
-    answers = [orjson.loads(asked.body) for asked in run.asked if asked.body is not None]
+def figures_of(
+    answers: Sequence[Answer], swaps: Sequence[Swap], loaded: Mapping[str, Release], timelines: Mapping[str, Timeline]
+) -> dict[str, Any]:
+    """From what was answered. An answer is mixed if a score is not its release's own.
+
+    A swap's window is from its announcement until AFTER_S beyond the last answer of the release before it.
+    """
     vectors = {
         version: dict(zip(timelines, encode_timelines(list(timelines.values()), release).vectors(), strict=True))
         for version, release in loaded.items()
     }
-    mixed = sum(not is_whole(answer, loaded, vectors) for answer in answers)
-    windows = [(swap.asked_s, swap.seen_s + AFTER_S) for swap in run.swaps]
-    near = [one.seconds for one in run.asked if any(start <= one.at_s <= end for start, end in windows)]
-    steady = [one.seconds for one in run.asked if not any(start <= one.at_s <= end for start, end in windows)]
-    by_release = {version: sum(answer["release"] == version for answer in answers) for version in loaded}
-    print(f"answers by release {by_release}; steady {percentiles_ms(steady)}; around swaps {percentiles_ms(near)}")
-    visible = [swap.seen_s - swap.asked_s for swap in run.swaps]
-    p99_near, p99_steady = percentiles_ms(near)["p99_ms"], percentiles_ms(steady)["p99_ms"]
+    good = [(answer, orjson.loads(answer.body)) for answer in answers if answer.status == 200]
+    mixed = sum(not is_whole(told, loaded, vectors) for _, told in good)
+    is_near = np.zeros(len(answers), np.bool_)
+    dues = np.array([answer.due_s for answer in answers])
+    late, visible = np.array([answer.seconds for answer in answers]), []
+    for number, swap in enumerate(swaps):
+        until_s = swaps[number + 1].at_s if number + 1 < len(swaps) else float("inf")
+        of_swap = [(answer.due_s + answer.seconds, told["release"]) for answer, told in good]
+        of_swap = [(at_s - swap.at_s, release) for at_s, release in of_swap if swap.at_s < at_s < until_s]
+        first_s = min(at_s for at_s, release in of_swap if release == swap.version)
+        last_s = max((at_s for at_s, release in of_swap if release != swap.version), default=0.0)
+        visible.append(last_s)
+        window = (dues >= swap.at_s) & (dues <= swap.at_s + last_s + AFTER_S)
+        is_near |= window
+        told_ms = percentiles_ms(late[window])
+        slowest = ", ".join(
+            f"{dues[one] - swap.at_s:.2f}" for one in np.flatnonzero(window)[np.argsort(-late[window])[:5]]
+        )
+        print(
+            f"first answer {first_s:.2f} s, last old one {last_s:.2f} s, {told_ms}, the slowest due at {slowest} s; "
+            f"{swap.mapped} mapped, {swap.memory_mb} MB",
+            flush=True,
+        )
+    steady, near = percentiles_ms(late[~is_near]), percentiles_ms(late[is_near])
+    print(f"steady {steady}; around swaps {near}")
     return {
-        "swaps": len(run.swaps),
-        "errors": sum(asked.body is None for asked in run.asked) + run.posts_failed,
+        "swaps": len(swaps),
+        "errors": len(answers) - len(good),
         "mixed": mixed,
-        "p99_ratio": round(p99_near / p99_steady, 2),
-        "p99_ms_steady": p99_steady,
-        "p99_ms_around_swaps": p99_near,
+        "p99_steady_ms": steady["p99_ms"],
+        "p99_swap_ms": near["p99_ms"],
+        "ratio": round(near["p99_ms"] / steady["p99_ms"], 2),
         "answers": len(answers),
-        "activate_to_first_answer_s": round(statistics.median(visible), 3),
-        "activate_to_first_answer_s_max": round(max(visible), 3),
+        "last_old_answer_s": round(float(np.median(visible)), 3),
     }
 
 
-def is_whole(answer: dict[str, Any], loaded: dict[str, Release], vectors: dict[str, dict[str, F32]]) -> bool:
+def is_whole(answer: dict[str, Any], loaded: Mapping[str, Release], vectors: Mapping[str, Mapping[str, F32]]) -> bool:
     """Whether the answer is personal and its scores are those of the release it names, from the known timeline."""
     release = loaded[answer["release"]]
     keys = np.array([item_key(item["item_id"]) for item in answer["items"]], np.uint64)
@@ -221,18 +230,6 @@ def is_whole(answer: dict[str, Any], loaded: dict[str, Release], vectors: dict[s
     expected = release.output_embeddings[rows] @ vectors[answer["release"]][answer["user"]] + release.biases[rows]
     scores = [item["score"] for item in answer["items"]]
     return bool(answer["source"] == "personal" and np.allclose(scores, expected, rtol=1e-4, atol=1e-5))
-
-
-def _publish_two(settings: Settings, chosen: argparse.Namespace) -> dict[str, Release]:
-    """Two releases of the same items, the first one announced; they must score differently."""
-    releases, now_ms = parts.releases(settings), int(time.time() * 1000)
-    versions = [
-        releases.publish(model(chosen.items, chosen.dim, chosen.seed + turn), now_ms=now_ms + turn) for turn in range(2)
-    ]
-    log = parts.open_log(settings)
-    announce(log, versions[0], now_ms)
-    log.close()
-    return {version: releases.load(version) for version in versions}
 
 
 def _known_events(user: str, rows: I64, first_ms: int) -> list[Event]:

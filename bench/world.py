@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,10 +13,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from led.encoder import F32, I64
+from ledstream import parts
+from ledstream.settings import Settings
 from store.embedded import EmbeddedStore
-from store.releases import U64, Model, Release
+from store.releases import DESCRIPTION, U64, Model, Release
 from store.user_record import TIMELINE, Applied, Timeline, UserRecord, encode_record, source_of
 from store.user_state import NOTHING, UserStates, encode_timelines
+from stream.announcements import announce
 from stream.events import Event, item_key, kind_code
 from tests.servers import KafkaServer, free_ports
 
@@ -43,6 +49,26 @@ def model(items: int, dim: int, seed: int) -> Model:
         sample_vectors=sample.astype(np.float32),
         about={"world": {"items": items, "dim": dim, "seed": seed}},
     )
+
+
+def published_often(settings: Settings, items: int, dim: int, seed: int, times: int) -> list[str]:
+    """Versions of so many releases, two models in turn that score differently; the first one is announced.
+
+    All but the first two are copies under names of their own: files that no process has seen.
+    """
+    releases, now_ms = parts.releases(settings), int(time.time() * 1000)
+    versions = [releases.publish(model(items, dim, seed + turn), now_ms=now_ms + turn) for turn in range(2)]
+    for turn in range(2, times):
+        source, version = versions[turn % 2], f"{versions[turn % 2]}-{turn:02}"
+        shutil.copytree(settings.releases_dir / source, settings.releases_dir / version)
+        description = settings.releases_dir / version / DESCRIPTION
+        description.write_text(description.read_text().replace(source, version))
+        versions.append(version)
+    os.sync()
+    log = parts.open_log(settings)
+    announce(log, versions[0], now_ms)
+    log.close()
+    return versions
 
 
 def events(count: int, *, users: int, items: int, seed: int, start_ms: int) -> Iterator[Event]:

@@ -45,6 +45,12 @@ class OwnSystem:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    @property
+    def pid(self) -> int:
+        """Of `up`, above all the others."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
     async def ended(self) -> SystemFailed:
         """Waits for `up` to end by itself, which it should not, and says how it did."""
         assert self._process is not None
