@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from serving import schemas
 from serving.administration import Administration
 from serving.answering import Answering
-from serving.hot import EVENTS, RECOMMENDATIONS, Hot, Reply, accepted_form, read_all
+from serving.hot import EVENTS, RECOMMENDATIONS, Disconnected, Hot, Reply, accepted_form, read_all
 from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.posts import read_json
@@ -217,6 +217,7 @@ def _add_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
     answer(Refused, lambda error: error)
+    answer(Disconnected, lambda _: Refused("body", None, "it did not come to its end"))  # told to nobody
     answer(RequestValidationError, lambda error: schemas.refusal_of(error.errors()[0]))
     answer(HTTPException, lambda error: Refused("path", None, str(error.detail), status=error.status_code))
     answer(StoreUnavailable, lambda error: Refused("store", None, str(error), status=503))

@@ -154,14 +154,13 @@ async def respond(send: Send, reply: Reply) -> None:
 
 async def read_all(receive: Receive) -> bytes:
     """The request's body. Raises Refused (413) once it is too large, Disconnected if it never ends."""
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
-        part: bytes = message.get("body", b"")
-        body += part
+        body += message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
             raise Refused("body", f"over {len(body) - 1} bytes", f"at most {MAX_BODY_BYTES} bytes", status=413)
         if not message.get("more_body", False):
-            return body
+            return bytes(body)

@@ -85,10 +85,10 @@ def read_body(body: bytes) -> list[Any]:
     posted = read_json(body)
     if isinstance(posted, dict) and "events" in posted:
         for name in posted.keys() - {"events"}:
-            raise Refused(name, repr(posted[name]), "unknown beside events")
+            raise Refused(name, posted[name], "unknown beside events")
         posted = posted["events"]
         if not isinstance(posted, list):
-            raise Refused("events", repr(posted), "must be a list of events")
+            raise Refused("events", posted, "must be a list of events")
     events = posted if isinstance(posted, list) else [posted]
     if not 1 <= len(events) <= EVENTS_PER_POST:
         raise Refused("events", f"{len(events)} events", f"a post holds 1 to {EVENTS_PER_POST}")

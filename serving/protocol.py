@@ -1,4 +1,4 @@
-"""HTTP of a server process: uvicorn's protocol, with a short way for the one request asked thousands of times a second.
+"""HTTP of a server process: bounded connections, and a short way for the request asked thousands of times a second.
 
 `GET /v1/recommendations` goes from uvicorn's parser to the recommender and back to the socket, without a task, a scope
 or messages of ASGI in between: those cost more than the answer. Everything else, and whatever is unusual about such a
@@ -11,8 +11,7 @@ import asyncio
 from functools import partial
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-
+from serving.bounded import BoundedProtocol
 from serving.hot import RECOMMENDATIONS, HotPaths, Reply, accepted_form
 
 START = RECOMMENDATIONS.encode() + b"?"
@@ -29,24 +28,26 @@ class InHand:
         self.response_complete = self.disconnected = False
 
 
-class ShortWay(HttpToolsProtocol):
+class ShortWay(BoundedProtocol):
     """One connection."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._is_short = False
 
-    def on_headers_complete(self) -> None:
-        """Everything of the request but its body is known."""
+    def take(self) -> None:
+        """The short way, if the request is one for it."""
         self._is_short = (
             self.url.startswith(START)
             and self.parser.get_method() == b"GET"
-            and (self.cycle is None or self.cycle.response_complete)
+            and self.is_free()
+            and not self.flow.write_paused  # uvicorn's way waits until the client has taken what was written
+            and not self.expect_100_continue
             and isinstance(self.config.loaded_app, HotPaths)
             and not self.parser.should_upgrade()
         )
         if not self._is_short:
-            super().on_headers_complete()
+            super().take()
 
     def on_body(self, body: bytes) -> None:
         """A body of a GET has no meaning."""
@@ -58,7 +59,7 @@ class ShortWay(HttpToolsProtocol):
         if not self._is_short:
             super().on_message_complete()
             return
-        self._is_short = False
+        self._is_short, self._is_whole = False, True
         cycle: Any = InHand(self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive())
         self.cycle = cycle
         app: Any = self.config.loaded_app
@@ -70,11 +71,7 @@ class ShortWay(HttpToolsProtocol):
         cycle.response_complete = True
         if cycle.disconnected or self.transport.is_closing():
             return
-        headers = [*self.server_state.default_headers, *reply.headers()]
-        if not cycle.keep_alive:
-            headers.append((b"connection", b"close"))
-        head = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.transport.write(STATUS_LINE[reply.status] + head + b"\r\n" + reply.body)
+        self.write(reply, keep_alive=cycle.keep_alive)
         if cycle.keep_alive:
             self.on_response_complete()
         else:

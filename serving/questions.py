@@ -10,7 +10,17 @@ import numpy as np
 
 from led.encoder import NEVER_MS
 from serving.refusals import Refused
-from serving.schemas import DEFAULT_K, MAX_EXCLUDED, MAX_K, BatchBody, TimelineBody, checked
+from serving.schemas import (
+    DEFAULT_K,
+    MAX_EXCLUDED,
+    MAX_K,
+    MAX_TIMELINE,
+    BatchBody,
+    TimelineBody,
+    TimelineEvent,
+    check_names,
+    checked,
+)
 from store.user_record import NO_RELEASE, TIMELINE, Applied, UserRecord, encode_record
 from stream.events import MAX_ID_BYTES, Border, InvalidEvent, check_user_id, item_key, kind_code
 
@@ -91,6 +101,7 @@ def check_excluded(exclude: Sequence[str]) -> Sequence[str]:
 
 def from_timeline(body: Any, border: Border, now_ms: int) -> Question:
     """The question in a decoded `TimelineBody`; an event without time_ms happened now. Raises Refused."""
+    _check_events(body)
     asked = checked(TimelineBody, body)
     entries = []
     for place, event in enumerate(asked.timeline):
@@ -101,6 +112,13 @@ def from_timeline(body: Any, border: Border, now_ms: int) -> Question:
             raise Refused(f"timeline.{place}.time_ms", time_ms, f"over {border.max_ahead_s:g} s in the future")
         entries.append((_key(f"timeline.{place}.item_id", event.item_id), time_ms, 0, kind_code(event.kind)))
     return Question(None, record_of(entries), asked.k, check_excluded(asked.exclude))
+
+
+def _check_events(body: Any) -> None:
+    timeline = body.get("timeline") if isinstance(body, dict) else None
+    if isinstance(timeline, list):
+        for place, event in enumerate(timeline[:MAX_TIMELINE]):
+            check_names(TimelineEvent, event, f"timeline.{place}.")
 
 
 def record_of(entries: Sequence[tuple[int, int, int, int]]) -> bytes:

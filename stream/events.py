@@ -35,6 +35,7 @@ MAX_CONTEXT_BYTES = 1024
 MAX_WIRE_BYTES = 4096
 MAX_TIME_MS = 1 << 62  # differences of times stay far from the ends of an int64
 EVENTS_PER_POST = 1000
+SHOWN_WHOLE = 10
 KNOWN_ITEMS = 1 << 19
 _KNOWN: dict[str, int] = {}
 
@@ -90,6 +91,7 @@ class Border:
 
     def accept(self, raw: object, now_ms: int) -> Event:
         """The event in one decoded JSON value; raises InvalidEvent naming the first offending field and its value."""
+        _check_sizes(raw)
         try:
             body = EventBody.model_validate(raw)
         except ValidationError as error:
@@ -111,6 +113,18 @@ class Border:
             raise InvalidEvent("time_ms", time_ms, f"{age_s:.0f} s old, at most {self.max_age_s:g} allowed")
         _check_context(body.context)
         return Event(body.user_id, body.item_id, body.kind, time_ms, body.event_id, body.value, body.context)
+
+
+def _check_sizes(raw: object) -> None:
+    """What pydantic would look at to the end, and make an error of each: a second for a body of megabytes."""
+    if not isinstance(raw, dict):
+        return
+    if len(raw) > len(EventBody.model_fields):
+        name = next(name for name in raw if name not in EventBody.model_fields)
+        raise InvalidEvent(name, raw[name], "unknown field")
+    context = raw.get("context")
+    if isinstance(context, dict) and len(context) > MAX_CONTEXT_ENTRIES:
+        raise InvalidEvent("context", context, f"at most {MAX_CONTEXT_ENTRIES} entries")
 
 
 def check_user_id(user_id: str) -> str:
@@ -244,9 +258,14 @@ def _check_context(context: Mapping[str, str] | None) -> None:
 
 
 def _shortened(value: Any, limit: int = 80) -> str:
+    if isinstance(value, (list, dict)) and len(value) > SHOWN_WHOLE:  # may be megabytes, or nested very deep
+        return f"{type(value).__name__} of {len(value)}"
     try:
         text = value if isinstance(value, str) else repr(value)
+    except RecursionError:
+        text = f"{type(value).__name__} nested too deep to show"
     except ValueError:  # Python prints no integers of more than 4300 digits
         text = f"{type(value).__name__} too long to show"
+    text = text[: limit + 1]
     text = ascii(text)[1:-1] if not text.isprintable() else text
     return text if len(text) <= limit else text[:limit] + "…"
