@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,43 +18,13 @@ from serving.bounded import MAX_AHEAD, MAX_URL_BYTES
 from serving.parts import Limits, Parts
 from serving.posts import MAX_BODY_BYTES
 from store.connection import Client
-from store.user_state import UserStates
-from stream.announcements import announce
-from stream.events import Border
-from stream.memory_log import MemoryLog
-from stream.topics import topics
-from tests.records import lengths, put
-from tests.wire import ask, in_the_servers_loop, serving, wired
-from tests.worlds import KINDS, NOW_MS, records, releases, two_tastes, viewed
-
-ANA = "/v1/recommendations?user=ana&k=3"
-GET_ANA = f"GET {ANA} HTTP/1.1\r\nhost: here\r\n\r\n".encode()
-EVENT = orjson.dumps({"user_id": "ana", "item_id": "hat-01", "kind": "view"})
-Story = Callable[[int], Awaitable[None]]
-
-
-def parts_of(client: Client, namespace: str, folder: Path) -> Parts:
-    log, states, published = MemoryLog(), UserStates(client, namespace, lengths), releases(folder)
-    for topic, partitions in topics(2).items():
-        log.create_topic(topic, partitions)
-    release = published.load(published.publish(two_tastes(), now_ms=NOW_MS))
-    announce(log, release.version, NOW_MS)
-    put(states, records({"ana": viewed("ana", "hat-01")}, release))
-    return Parts(log, states, published, Border(KINDS), lambda: NOW_MS)
+from tests.small_server import ANA, EVENT, GET_ANA, parts_of, told
+from tests.wire import ask, wired
 
 
 @pytest.fixture
 def parts(redis_client: Client, namespace: str, tmp_path: Path) -> Parts:
     return parts_of(redis_client, namespace, tmp_path / "releases")
-
-
-def told(parts: Parts, story: Story, limits: Limits | None = None, *, within_s: float = 30.0) -> None:
-    async def whole() -> None:
-        async with serving(parts, limits, within_s=within_s) as port:
-            await asyncio.wait_for(story(port), 30)
-            assert (await ask(port, ANA)).status == 200  # whatever happened before
-
-    in_the_servers_loop(whole())
 
 
 @asynccontextmanager
@@ -308,3 +279,42 @@ def test_who_asks_whether_to_go_on_with_a_body_is_told_so(parts: Parts) -> None:
             assert time.monotonic() - begun < 5
 
     told(parts, story)
+
+
+def test_questions_that_need_no_look_up_are_all_answered_however_many_come_at_once(parts: Parts) -> None:
+    """More than one batch of them, and nothing else that would come back from the store and look after them."""
+    body = orjson.dumps({"timeline": [{"item_id": "hat-01", "kind": "view"}], "k": 3})
+
+    async def story(port: int) -> None:
+        asked = [ask(port, "/v1/recommendations", "POST", body) for _ in range(50)]
+        assert {response.status for response in await asyncio.wait_for(asyncio.gather(*asked), 5)} == {200}
+
+    told(parts, story, Limits(batch=2))
+
+
+def test_beyond_what_can_wait_requests_are_refused_at_once_and_right_after_all_is_as_before(parts: Parts) -> None:
+    """Five hundred clients at once, where eight questions may wait."""
+
+    async def story(port: int) -> None:
+        many = [b'{"users":%b,"k":200}' % orjson.dumps(ids(200, 100))] * 500
+        begun = time.monotonic()
+        responses = await asyncio.gather(
+            *(ask(port, "/v1/recommendations/batch", "POST", body) for body in many[:100]),
+            *(ask(port, f"/v1/recommendations?user=user-{number}&k=200") for number in range(400)),
+        )
+        statuses = Counter(response.status for response in responses)
+        assert set(statuses) == {200, 503}, statuses
+        assert statuses[200] >= 8
+        assert time.monotonic() - begun < 20
+        for response in responses:
+            if response.status == 503:
+                assert response.headers["retry-after"] == "1"
+                assert orjson.loads(response.body)["error"]["field"] == "questions"
+        waits = []
+        for _ in range(20):
+            begun = time.monotonic()
+            assert (await ask(port, ANA)).status == 200
+            waits.append(time.monotonic() - begun)
+        assert sorted(waits)[10] < 0.05
+
+    told(parts, story, Limits(batch=4, waiting_questions=8))
