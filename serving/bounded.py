@@ -7,6 +7,7 @@ take its answer. What is wrong before the application sees a request is said in 
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -120,11 +121,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def write(self, reply: Reply, *, keep_alive: bool) -> None:
         """The whole of an answer. keep_alive: whether another request may follow; otherwise the client is told."""
-        headers = [*self.server_state.default_headers, *reply.headers()]
-        if not keep_alive:
-            headers.append((b"connection", b"close"))
-        head = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.transport.write(STATUS_LINE[reply.status] + head + b"\r\n" + reply.body)
+        of_server = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        length = b"content-length: %d\r\n" % len(reply.body)
+        end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+        self.transport.write(b"".join((_head(reply.status, reply.form), of_server, length, end, reply.body)))
 
     def _refuse(self, refusal: Refused) -> None:
         """Say so, unless an answer to an earlier request is due first, and end the connection."""
@@ -155,6 +155,13 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._stuck is not None:
             self._stuck.cancel()
             self._stuck = None
+
+
+@lru_cache(maxsize=256)
+def _head(status: int, form: bytes) -> bytes:
+    """What all answers of this kind begin with."""
+    headers = [(name, value) for name, value in Reply(status, b"", form).headers() if name != b"content-length"]
+    return STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def _size(headers: Headers) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
@@ -24,6 +25,7 @@ from serving.schemas import (
 from store.user_record import NO_RELEASE, TIMELINE, Applied, UserRecord, encode_record
 from stream.events import MAX_ID_BYTES, Border, InvalidEvent, check_user_id, item_key, kind_code
 
+PLAIN = re.compile(rb"user=([\w.~-]{1,%d})(?:&k=(\d{1,3}))?" % MAX_ID_BYTES)  # as most are: nothing to decode or refuse
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -42,6 +44,8 @@ class Question(NamedTuple):
 
 def from_query(query: bytes) -> Question:
     """The question in `user=&k=&exclude=&seen=`. Raises Refused naming the first bad parameter."""
+    if (plain := PLAIN.fullmatch(query)) and 1 <= (k := int(plain[2] or DEFAULT_K)) <= MAX_K:
+        return Question(plain[1].decode(), None, k)
     values = read_query(query, ("user", "k", "exclude", "seen"))
     if not values["user"]:
         raise Refused("user", None, "is required")
@@ -50,7 +54,7 @@ def from_query(query: bytes) -> Question:
         check_user_id(user)
     except InvalidEvent as error:
         raise Refused("user", user, error.reason) from None
-    exclude = [item for value in values["exclude"] for item in value.split(",") if item] if values["exclude"] else []
+    exclude = tuple(item for value in values["exclude"] for item in value.split(",") if item)
     return Question(user, None, read_k(values), check_excluded(exclude), _flag(values))
 
 
