@@ -47,7 +47,7 @@ def fill(
             owner,
             np.arange(n),
             before_ms - 86_400_000 + np.sort(rng.integers(0, 86_400_000, n)),
-            keys[_some_items(rng, n, release.items)],
+            keys[some_items(rng, n, release.items)],
             np.full(n, kind_code("view"), np.uint8),
             rng.integers(1, 1 << 32, n).astype(np.uint32),
             np.zeros(n, np.bool_),
@@ -55,11 +55,11 @@ def fill(
         nothing = [NOTHING] * len(ranks)
         _, records, _ = fold_batch(arrivals, Stored.of(nothing), 0, release, LONGEST)
         theirs = partitions_of([user.encode() for user in arrivals.users], len(sources)).tolist()
-        moved = [_from(sources[partition], record) for partition, record in zip(theirs, records, strict=True)]
+        moved = [as_before(sources[partition], record) for partition, record in zip(theirs, records, strict=True)]
         assert not states.replace(states.keys(arrivals.users), nothing, moved), "the store is not empty"
 
 
-def _from(source: int, record: bytes) -> bytes:
+def as_before(source: int, record: bytes) -> bytes:
     """The record as of the last event before the source's first."""
     last = np.array([(source, -1)], POSITION).tobytes()
     return sealed(record[:CHECKED_FROM] + last + record[FENCE_BYTES:])
@@ -100,7 +100,7 @@ def _entries(visits: Visits, start_ms: int) -> Iterator[list[Entry]]:
         new = int(np.count_nonzero(is_new))
         who[is_new] = newest + np.arange(new)
         newest += new
-        what = _some_items(rng, n, visits.items).tolist()
+        what = some_items(rng, n, visits.items).tolist()
         kinds = np.searchsorted([0.85, 0.98], rng.random(n)).tolist()
         entries = []
         for place, (user, item, kind) in enumerate(zip(who.tolist(), what, kinds, strict=True), first):
@@ -110,5 +110,5 @@ def _entries(visits: Visits, start_ms: int) -> Iterator[list[Entry]]:
         yield entries
 
 
-def _some_items(rng: np.random.Generator, n: int, items: int) -> I64:
+def some_items(rng: np.random.Generator, n: int, items: int) -> I64:
     return (items * rng.random(n) ** 2).astype(np.int64)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from bench.asking import Answer, asking, read_answers
@@ -28,7 +29,7 @@ from bench.report import closing, opening, percentiles_ms
 from bench.server import anonymous_mb, mapped_below, mapped_mb
 from bench.swap_cost import costs
 from bench.world import events, histories, item_id, item_keys, published_often, servers, timeline_of
-from led.encoder import F32, I64
+from led.encoder import F32, F64, I64, Bool
 from ledstream import parts
 from ledstream.own_system import OwnSystem, free_port
 from ledstream.settings import Settings, read_settings
@@ -50,7 +51,7 @@ LET_GO_S = 3.0  # after the announcement, nothing of the release before may be m
 class Swap(NamedTuple):
     """When a release was announced. mapped: how many releases any one process had mapped LET_GO_S later.
 
-    memory_mb: of the processes that have a release, then: of no file, and of the releases' files, each page counted once.
+    memory_mb: of the processes that have a release, then: of no file, and of the releases' files, counted once.
     """
 
     version: str
@@ -174,52 +175,73 @@ class Events:
             return answer
 
 
+class Seen(NamedTuple):
+    """All answers as arrays: when each was due, how long it took, and the release it names, "" where none came."""
+
+    due_s: F64
+    seconds: F64
+    release: npt.NDArray[np.str_]
+
+    def between(self, start_s: float, end_s: float) -> Bool:
+        """Which were due then."""
+        return np.asarray((self.due_s >= start_s) & (self.due_s <= end_s))
+
+
 def figures_of(
     answers: Sequence[Answer], swaps: Sequence[Swap], loaded: Mapping[str, Release], timelines: Mapping[str, Timeline]
 ) -> dict[str, Any]:
     """From what was answered. An answer is mixed if a score is not its release's own.
 
-    A swap's window is from its announcement until AFTER_S beyond the last answer of the release before it.
+    ratio_median: of p99 in a swap's window to p99 in as long a time just before it; of all swaps the median, which one
+    busy moment of the machine does not change.
     """
+    told = [orjson.loads(answer.body) if answer.status == 200 else None for answer in answers]
     vectors = {
         version: dict(zip(timelines, encode_timelines(list(timelines.values()), release).vectors(), strict=True))
         for version, release in loaded.items()
     }
-    good = [(answer, orjson.loads(answer.body)) for answer in answers if answer.status == 200]
-    mixed = sum(not is_whole(told, loaded, vectors) for _, told in good)
-    is_near = np.zeros(len(answers), np.bool_)
-    dues = np.array([answer.due_s for answer in answers])
-    late, visible = np.array([answer.seconds for answer in answers]), []
+    seen = Seen(
+        np.array([answer.due_s for answer in answers]),
+        np.array([answer.seconds for answer in answers]),
+        np.array([one["release"] if one is not None else "" for one in told]),
+    )
+    is_near, ratios, last_old_s = np.zeros(len(answers), np.bool_), [], []
     for number, swap in enumerate(swaps):
-        until_s = swaps[number + 1].at_s if number + 1 < len(swaps) else float("inf")
-        of_swap = [(answer.due_s + answer.seconds, told["release"]) for answer, told in good]
-        of_swap = [(at_s - swap.at_s, release) for at_s, release in of_swap if swap.at_s < at_s < until_s]
-        first_s = min(at_s for at_s, release in of_swap if release == swap.version)
-        last_s = max((at_s for at_s, release in of_swap if release != swap.version), default=0.0)
-        visible.append(last_s)
-        window = (dues >= swap.at_s) & (dues <= swap.at_s + last_s + AFTER_S)
+        end_s = _last_old(seen, swap, swaps[number + 1].at_s if number + 1 < len(swaps) else float("inf"))
+        window = seen.between(swap.at_s, end_s + AFTER_S)
+        before = seen.between(2 * swap.at_s - end_s - AFTER_S, swap.at_s)
+        last_old_s.append(end_s - swap.at_s)
+        ratios.append(_show(seen, swap, window, before, last_old_s[-1]))
         is_near |= window
-        told_ms = percentiles_ms(late[window])
-        slowest = ", ".join(
-            f"{dues[one] - swap.at_s:.2f}" for one in np.flatnonzero(window)[np.argsort(-late[window])[:5]]
-        )
-        print(
-            f"first answer {first_s:.2f} s, last old one {last_s:.2f} s, {told_ms}, the slowest due at {slowest} s; "
-            f"{swap.mapped} mapped, {swap.memory_mb} MB",
-            flush=True,
-        )
-    steady, near = percentiles_ms(late[~is_near]), percentiles_ms(late[is_near])
+    steady, near = percentiles_ms(seen.seconds[~is_near]), percentiles_ms(seen.seconds[is_near])
     print(f"steady {steady}; around swaps {near}")
     return {
         "swaps": len(swaps),
-        "errors": len(answers) - len(good),
-        "mixed": mixed,
+        "errors": told.count(None),
+        "mixed": sum(one is not None and not is_whole(one, loaded, vectors) for one in told),
         "p99_steady_ms": steady["p99_ms"],
         "p99_swap_ms": near["p99_ms"],
         "ratio": round(near["p99_ms"] / steady["p99_ms"], 2),
+        "ratio_median": round(float(np.median(ratios)), 2),
         "answers": len(answers),
-        "last_old_answer_s": round(float(np.median(visible)), 3),
+        "last_old_answer_s": round(float(np.median(last_old_s)), 3),
     }
+
+
+def _last_old(seen: Seen, swap: Swap, next_s: float) -> float:
+    """When the last answer of the release before the swap came; the window of the swap ends AFTER_S later."""
+    came_s = seen.due_s + seen.seconds
+    old = came_s[(came_s > swap.at_s) & (came_s < next_s) & (seen.release != swap.version) & (seen.release != "")]
+    return float(old.max(initial=swap.at_s))
+
+
+def _show(seen: Seen, swap: Swap, window: Bool, before: Bool, last_old_s: float) -> float:
+    """A line on one swap; returns p99 in its window to p99 before."""
+    near, was = percentiles_ms(seen.seconds[window]), percentiles_ms(seen.seconds[before])
+    slowest = np.flatnonzero(window)[np.argsort(-seen.seconds[window])[:5]]
+    due = ", ".join(f"{seconds:.2f}" for seconds in seen.due_s[slowest] - swap.at_s)
+    print(f"old until {last_old_s:.2f} s, before {was}, then {near}, slowest due at {due} s; {swap}", flush=True)
+    return near["p99_ms"] / was["p99_ms"]
 
 
 def is_whole(answer: dict[str, Any], loaded: Mapping[str, Release], vectors: Mapping[str, Mapping[str, F32]]) -> bool:
