@@ -46,7 +46,7 @@ class Answer(NamedTuple):
         if not self.items:
             return b"[]"
         scores = orjson.dumps(self.scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
-        return b"[%b}]" % b"},".join(map(b"%b%b".__mod__, zip(self.items, scores, strict=True)))
+        return b"[%b}]" % b"},".join([item + score for item, score in zip(self.items, scores, strict=True)])
 
     def to_json(self) -> bytes:
         """The answer on the wire."""

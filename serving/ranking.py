@@ -14,7 +14,7 @@ from led.ranking import with_one
 from serving.served import Served
 from stream.stages import Stages
 
-SPARE = 16  # rows fetched beyond k at first: of what is hidden, few things are among the best, and a wide search costs
+SPARE = 8  # rows fetched beyond k at first: of what is hidden, few things are among the best, and a wide search costs
 MAX_FETCH = 1024
 NO_KEY = 1 << 63  # stands for no item: item keys have 56 bits
 
