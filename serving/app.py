@@ -22,6 +22,7 @@ from serving.readiness import Readiness
 from serving.recent import RecentItems, newest_items
 from serving.served import Served
 from store.item_index import use_threads
+from store.releases import Releases
 from stream.current import CurrentRelease
 
 
@@ -31,7 +32,7 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
     metrics, recent = Metrics(), RecentItems()
     current = CurrentRelease(
         parts.log,
-        lambda version: Served(parts.releases.load(version)),
+        _loading(parts.releases),
         with_canary=True,
         prepare=parts.releases.load,
         retry_every_s=limits.retry_release_every_s,
@@ -64,6 +65,14 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
     return HotPaths(hot, metrics, build_api(routes, _lifespan(begin, current, questions, events, outcomes)))
 
 
+def _loading(releases: Releases) -> Callable[[str], Served]:
+    def load(version: str) -> Served:
+        use_threads(1)  # of the thread that loads, too
+        return Served(releases.load(version))
+
+    return load
+
+
 def _lifespan(
     begin: Callable[[], Awaitable[None]],
     current: CurrentRelease[Served],
@@ -78,9 +87,11 @@ def _lifespan(
         outcomes.start()
         events.start()
         await begin()
-        # What lives as long as the process need not be looked through again: a full collection took tens of ms.
+        # What lives as long as the process need not be looked through again: a full collection took tens of ms. What a
+        # request makes dies by itself.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
         yield
         await asyncio.to_thread(current.stop)
         await asyncio.to_thread(outcomes.stop)

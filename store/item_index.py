@@ -155,7 +155,7 @@ def load(path: Path, report: Mapping[str, Any]) -> ItemIndex:
 
 
 def use_threads(threads: int) -> None:
-    """Threads one search may use. Servers take 1: a request is too short to share out."""
+    """Threads that a search of the calling thread may use. Servers take 1: a request is too short to share out."""
     faiss.omp_set_num_threads(threads)
 
 

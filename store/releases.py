@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from led.encoder import F32, I64, Encoder
-from led.ranking import with_bias, with_one
+from led.ranking import top_k, with_bias, with_one
 from store import soundness
 from store.durable import sync
 from store.gate_reports import Check, GateReports
@@ -115,9 +115,10 @@ class Release:
         self.popularity: F32 = _map(folder / "popularity.npy")
         self._ids = np.asarray(np.memmap(folder / "item_ids.bin", mode="r", dtype=np.uint8))
         self._ends: I64 = _map(folder / "id_ends.npy")
-        self.most_popular: I64 = np.argsort(-self.popularity, kind="stable")[:1000].astype(np.int64)
         self._index = load(folder / "index.faiss", info.index) if with_index else None
         self._check_shapes()
+        popularity = np.nan_to_num(self.popularity, nan=-np.inf)  # `soundness` refuses such a release, with a figure
+        self.most_popular = top_k(popularity[None], 1000)[0]
 
     @property
     def items(self) -> int:
