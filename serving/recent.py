@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from stream.events import ERASE, DecodeError, decode_event
-from stream.log import Log, LogUnavailable
+from stream.log import Log, LogUnavailable, UnknownTopic
 from stream.topics import EVENTS
 
 RANKED = 1000
@@ -47,7 +47,7 @@ class RecentItems:
 def newest_items(log: Log) -> list[str]:
     """Items of the newest events in the log, so that a process that starts knows as much as one that was there.
 
-    Empty while the log is away.
+    Empty while the log is away, or the topic.
     """
     items = []
     try:
@@ -58,6 +58,6 @@ def newest_items(log: Log) -> list[str]:
                 with suppress(DecodeError):
                     event = decode_event(record.value)
                     items += [event.item_id] if event.kind != ERASE else []
-    except LogUnavailable:
+    except (LogUnavailable, UnknownTopic):
         return []
     return items

@@ -142,20 +142,21 @@ def follow(log: Log, on_announcement: Callable[[Announcement], None], stop: thre
     """Call on_announcement with the last announcement, then with each new one, until `stop`. Only the latest of a
     run of announcements is passed on. While the log is away, and where one cannot be read, the last one stands.
     """
-    seen, is_away = -1, False
+    seen, is_away, told = -1, False, None
     while not stop.is_set():
         try:
             end = log.end_offsets(RELEASES)[0]
             if end - 1 != seen:
                 last = read_announcement(log)
                 seen = end - 1
-                if last is not None:
+                if last is not None and last != told:
                     on_announcement(last)
+                    told = last
             is_away = False
         except (LogUnavailable, UnknownTopic) as error:  # a topic that is away comes back, as a log does
             if not is_away:
                 logger.warning("announcements wait: %s", error)
-            is_away = True
+            seen, is_away = -1, True  # a topic made again may be as long as the one before
         except DecodeError as error:
             seen = end - 1
             logger.error("announcement ignored: %s", error)  # noqa: TRY400
