@@ -206,4 +206,5 @@ def _patiently(load: Callable[[str], T], version: str) -> T:
 def _step_back() -> None:
     """Lower the priority of this thread, for good; only Linux has one of each thread."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
