@@ -18,7 +18,8 @@ from starlette.exceptions import HTTPException
 from serving import schemas
 from serving.administration import Administration
 from serving.answering import Answering
-from serving.hot import EVENTS, RECOMMENDATIONS, Disconnected, Hot, Reply, accepted_form, read_all
+from serving.bodies import Disconnected
+from serving.hot import EVENTS, RECOMMENDATIONS, Hot, Reply, accepted_form, together
 from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.posts import read_json
@@ -104,7 +105,7 @@ def _add_questions(app: FastAPI, routes: Routes) -> None:
     )
     async def recommendations_for_a_timeline(request: Request) -> Response:
         """The best items for the events in the request. Nothing is stored."""
-        body = read_json(await read_all(request.receive))
+        body = read_json(await routes.hot.bodies.read(request.receive))
         (answer,) = await routes.questions.ask([from_timeline(body, routes.parts.border, routes.parts.now_ms())])
         return _response(Reply(200, answer.to_json()).in_form(accepted_form(request.headers.raw)))
 
@@ -116,10 +117,9 @@ def _add_questions(app: FastAPI, routes: Routes) -> None:
     )
     async def recommendations_for_many(request: Request) -> Response:
         """The best items for each of up to 1,000 users, as if each had been asked for alone."""
-        questions = from_users(read_json(await read_all(request.receive)))
-        answers = [answer.to_json() for answer in await routes.questions.ask(questions)]
-        reply = Reply(200, b'{"answers":[%b]}' % b",".join(answers))
-        return _response(reply.in_form(accepted_form(request.headers.raw)))
+        questions = from_users(read_json(await routes.hot.bodies.read(request.receive)))
+        form = accepted_form(request.headers.raw)
+        return _response(await together(await routes.questions.ask(questions), form))
 
 
 def _add_similar(app: FastAPI, routes: Routes) -> None:

@@ -16,15 +16,15 @@ import orjson
 
 from serving.answering import Answering
 from serving.answers import Answer
+from serving.bodies import Bodies, Disconnected, Receive
 from serving.metrics import Metrics
-from serving.posts import MAX_BODY_BYTES, Posts
+from serving.posts import Posts
 from serving.questions import from_query
 from serving.refusals import RETRY_AFTER_S, Overloaded, Refused
 
 logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
@@ -32,11 +32,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 RECOMMENDATIONS, EVENTS = "/v1/recommendations", "/v1/events"
 # Who is refused and comes back at once takes from those who are answered: at a thousand connections two thirds.
 REFUSED_AFTER_S = 0.5
+MADE_AT_ONCE = 32  # answers of a batch made before other requests get a turn
 JSON, MSGPACK = b"application/json", b"application/msgpack"
-
-
-class Disconnected(Exception):
-    """The client went away before its request was whole."""
 
 
 class Reply(NamedTuple):
@@ -62,6 +59,7 @@ class Hot:
 
     def __init__(self, questions: Answering, posts: Posts, metrics: Metrics) -> None:
         self._questions, self._posts, self._metrics = questions, posts, metrics
+        self.bodies = Bodies()
 
     def begin(self, query: bytes, form: bytes, done: Callable[[Reply], None]) -> None:
         """Call `done` with the answer to a query string, now or later. form: JSON or MSGPACK."""
@@ -92,7 +90,7 @@ class Hot:
     async def post(self, receive: Receive) -> Reply:
         """Verdicts on the events of a body. Raises Disconnected."""
         try:
-            verdicts = await self._posts.take(await read_all(receive))
+            verdicts = await self._posts.take(await self.bodies.read(receive))
         except Disconnected:
             raise
         except Exception as error:  # the border of the process: `refusal` tells what is a mistake of ours
@@ -156,15 +154,15 @@ async def respond(send: Send, reply: Reply) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
-async def read_all(receive: Receive) -> bytes:
-    """The request's body. Raises Refused (413) once it is too large, Disconnected if it never ends."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise Refused("body", f"over {len(body) - 1} bytes", f"at most {MAX_BODY_BYTES} bytes", status=413)
-        if not message.get("more_body", False):
-            return bytes(body)
+async def together(answers: Sequence[Answer], form: bytes) -> Reply:
+    """Many answers in one, made some at a time: a thousand long ones take a tenth of a second."""
+    made = []
+    for place, answer in enumerate(answers):
+        if place and place % MADE_AT_ONCE == 0:
+            await asyncio.sleep(0)
+        made.append(Reply(200, answer.to_json()).in_form(form).body)
+    if form == JSON:
+        return Reply(200, b'{"answers":[%b]}' % b",".join(made))
+    packer = msgpack.Packer()
+    head = packer.pack_map_header(1) + packer.pack("answers") + packer.pack_array_header(len(made))
+    return Reply(200, head + b"".join(made), form)

@@ -14,7 +14,6 @@ from serving.refusals import Refused
 from stream.events import EVENTS_PER_POST, Border, Event, InvalidEvent
 from stream.log import Entry
 
-MAX_BODY_BYTES = 4 << 20
 CHECKED_AT_ONCE = 50  # events checked before other requests get a turn: about a quarter of a millisecond
 
 

@@ -7,16 +7,16 @@ import resource
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from serving.bodies import MAX_BODY_BYTES
 from serving.bounded import MAX_AHEAD, MAX_URL_BYTES
 from serving.parts import Limits, Parts
-from serving.posts import MAX_BODY_BYTES
 from store.connection import Client
 from tests.small_server import ANA, EVENT, GET_ANA, parts_of, told
 from tests.wire import ask, wired
@@ -227,6 +227,29 @@ def test_a_body_without_an_end_is_refused_once_it_is_too_large(parts: Parts) -> 
                         wire.send(b"10000\r\n" + b" " * 65536 + b"\r\n")
                         await asyncio.sleep(0)
                     assert (await wire.response()).status == 413
+
+    told(parts, story)
+
+
+def test_bodies_that_are_not_whole_take_no_more_memory_than_is_set_aside_for_them(parts: Parts) -> None:
+    """Nearly 100 MB, of which each is within its own limit; 64 MiB are taken, and the others can come again."""
+    begun = b"POST /v1/events HTTP/1.1\r\nhost: here\r\ncontent-length: 4000000\r\n\r\n" + b" " * 3_900_000
+
+    async def story(port: int) -> None:
+        async with AsyncExitStack() as stack:
+            wires = [await stack.enter_async_context(wired(port)) for _ in range(25)]
+            for wire in wires:
+                wire.send(begun)
+            refused = 0
+            for wire in wires:
+                with suppress(TimeoutError):
+                    response = await asyncio.wait_for(wire.response(), 0.2)
+                    assert (response.status, response.headers["retry-after"]) == (503, "1")
+                    refused += 1
+            assert 8 <= refused < 25
+            assert (await ask(port, ANA)).status == 200
+        await asyncio.sleep(0.05)
+        assert (await ask(port, "/v1/events", "POST", b" " * 3_900_000 + EVENT)).status == 202
 
     told(parts, story)
 
