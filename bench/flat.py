@@ -101,9 +101,11 @@ def measure(what: str, asked: Mapping[int, Asked], chosen: argparse.Namespace) -
     medians = {number: Round(*map(statistics.median, zip(*rounds, strict=True))) for number, rounds in found.items()}
     for number, median in medians.items():
         each = [round(one.cpu_us) for one in found[number]]
-        print(f"{what} {number:,}: {median.cpu_us:.1f} µs of CPU, of {each}; p50 {median.p50_ms} ms", flush=True)
+        print(f"{what} {number:,}: {median.cpu_us:.1f} µs of CPU, of {each}; p50 {median.p50_ms:.3f} ms", flush=True)
     figures: dict[str, object] = {
-        what: {number: {"cpu_us": round(one.cpu_us, 1), "p50_ms": one.p50_ms} for number, one in medians.items()}
+        what: {
+            number: {"cpu_us": round(one.cpu_us, 1), "p50_ms": round(one.p50_ms, 3)} for number, one in medians.items()
+        }
     }
     for field in Round._fields:
         values = [getattr(median, field) for median in medians.values()]
