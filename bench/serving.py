@@ -23,13 +23,13 @@ from bench.report import closing, opening
 from bench.scraped import scraped
 from bench.server import mapped_mb, serving
 from bench.world import fill, histories, item_keys, model, servers, timeline_of
-from led.ranking import with_bias, with_one
+from led.ranking import with_bias
 from ledstream import parts
 from ledstream.own_system import free_port
 from ledstream.settings import Settings, read_settings
 from store.item_index import least_scores, measure_recall, use_threads
+from store.profiles import profiles
 from store.releases import Release
-from store.stored import Stored
 from stream.announcements import announce
 from stream.topics import EVENTS
 
@@ -141,7 +141,7 @@ def _prepare(settings: Settings, chosen: argparse.Namespace) -> tuple[Release, l
 def _index_alone(settings: Settings, release: Release, users: list[str]) -> tuple[float, float]:
     """recall@20 of the index on stored users' vectors, and microseconds of CPU a bare search takes for one."""
     found = parts.user_states(settings, parts.open_store(settings)).find(users)
-    queries = with_one(Stored.of(found).vectors(release))
+    queries = profiles(found, release).queries
     use_threads(1)
     items = with_bias(np.asarray(release.output_embeddings), np.asarray(release.biases))
     recall = measure_recall(release.index, items, queries, least_scores(items, queries, K), K)

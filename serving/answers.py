@@ -16,7 +16,7 @@ from serving.questions import Question
 from serving.ranking import NO_KEY, Ranked, best, most_popular
 from serving.recent import RecentItems
 from serving.served import Served, beginning
-from store.stored import Stored
+from store.profiles import Profiles, profiles
 from stream.events import item_key
 from stream.stages import Stages
 
@@ -90,46 +90,42 @@ class Recommender:
         answers = [NO_ANSWER] * len(questions)
         live = self._live()
         for served, places in _by_release(live, questions):
-            since = time.perf_counter()
             theirs = [questions[place] for place in places]
-            stored = Stored.undamaged([found[place] or NO_RECORD for place in places])
-            hidden = _hidden_keys(theirs, stored)
-            self.stages.lap("decode", since)
-            some = self._attempt(live, served, partial(self._from, theirs, stored, hidden))
+            records = [found[place] or NO_RECORD for place in places]
+            some = self._attempt(live, served, partial(self._from, theirs, records))
             for place, answer in zip(places, some, strict=True):
                 answers[place] = answer if found[place] is not None else answer._replace(degraded=True)
         return answers
 
-    def _from(
-        self, questions: Sequence[Question], stored: Stored, hidden: Sequence[set[int]], served: Served | None
-    ) -> list[Answer]:
+    def _from(self, questions: Sequence[Question], records: Sequence[bytes], served: Served | None) -> list[Answer]:
+        since = time.perf_counter()
+        users = profiles(records, served.release if served else None)
+        hidden = [_hidden_keys(question, seen) for question, seen in zip(questions, users.seen, strict=True)]
+        self.stages.lap("decode", since)
         if served is None:
-            return self._lately(questions, stored, hidden)
-        return self._personally(served, questions, stored, hidden)
+            return self._lately(questions, users, hidden)
+        return self._personally(served, questions, users, hidden)
 
-    def _lately(self, questions: Sequence[Question], stored: Stored, hidden: Sequence[set[int]]) -> list[Answer]:
+    def _lately(self, questions: Sequence[Question], users: Profiles, hidden: Sequence[set[int]]) -> list[Answer]:
         ranking, answers = self._recent.ranking(), []
-        for question, as_of, not_shown in zip(questions, stored.as_of(), hidden, strict=True):
+        for question, as_of, not_shown in zip(questions, users.as_of, hidden, strict=True):
             ranked = [pair for pair in ranking if item_key(pair[0]) not in not_shown][: question.k]
             items, scores = [beginning(item) for item, _ in ranked], np.array([count for _, count in ranked], float)
             answers.append(Answer(question.user, items, scores, b"null", as_of, "popular", False))
         return answers
 
     def _personally(
-        self, served: Served, questions: Sequence[Question], stored: Stored, hidden: Sequence[set[int]]
+        self, served: Served, questions: Sequence[Question], users: Profiles, hidden: Sequence[set[int]]
     ) -> list[Answer]:
         """The popular items to who has no vector under the release."""
-        since = time.perf_counter()
-        vectors = stored.vectors(served.release)
-        known = np.flatnonzero(vectors.any(axis=1)).tolist()
-        self.stages.lap("decode", since)
+        known = [place for place, has_vector in enumerate(users.has_vector) if has_vector]
         ranked: dict[int, Ranked] = {}
         if known:
-            theirs = vectors if len(known) == len(questions) else vectors[known]
+            queries = users.queries if len(known) == len(questions) else users.queries[known]
             ks, not_shown = [questions[place].k for place in known], [hidden[place] for place in known]
-            ranked = dict(zip(known, best(served, theirs, ks, not_shown, self.stages), strict=True))
+            ranked = dict(zip(known, best(served, queries, ks, not_shown, self.stages), strict=True))
         answers = []
-        for place, (question, as_of) in enumerate(zip(questions, stored.as_of(), strict=True)):
+        for place, (question, as_of) in enumerate(zip(questions, users.as_of, strict=True)):
             source: Source = "personal" if place in ranked else "popular"
             rows, scores = ranked.get(place) or most_popular(served, question.k, hidden[place])
             items = list(map(served.item, rows))
@@ -147,9 +143,9 @@ def _by_release(live: Live, questions: Sequence[Question]) -> list[tuple[Served 
     return list(places.items())
 
 
-def _hidden_keys(questions: Sequence[Question], stored: Stored) -> list[set[int]]:
-    """Keys of the items that each answer must not hold: the excluded, and the seen unless asked for. NO_KEY is one."""
-    return [
-        {NO_KEY, *(() if question.seen else seen), *map(item_key, question.exclude)}
-        for question, seen in zip(questions, stored.item_keys(), strict=True)
-    ]
+def _hidden_keys(question: Question, seen: Sequence[int]) -> set[int]:
+    """Keys of the items that the answer must not hold: the excluded, and the seen unless asked for. NO_KEY is one."""
+    hidden = {NO_KEY} if question.seen else {NO_KEY, *seen}
+    if question.exclude:
+        hidden.update(map(item_key, question.exclude))
+    return hidden

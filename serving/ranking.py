@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from led.encoder import F32, I64
-from led.ranking import with_one
 from serving.served import Served
 from stream.stages import Stages
 
@@ -28,14 +27,14 @@ class Ranked(NamedTuple):
 
 def best(
     served: Served,
-    vectors: F32,
+    queries: F32,
     ks: Sequence[int],
     hidden: Sequence[Collection[int]],
     stages: Stages,
     *,
     max_fetch: int = MAX_FETCH,
 ) -> list[Ranked]:
-    """The best k rows of each user whose keys are not hidden, for vectors (users, dim); users in order.
+    """The best k rows of each user whose keys are not hidden, for queries (users, dim + 1), [u ; 1]; users in order.
 
     Where the index proposes too few, the most popular items not yet among them are scored too: fewer than k come
     back only where nothing else is left to show. max_fetch: most items the index is asked for.
@@ -44,7 +43,7 @@ def best(
     needs = [min(k + len(of_user), most) for k, of_user in zip(ks, hidden, strict=True)]
     fetch = max(min(need, k + SPARE) for need, k in zip(needs, ks, strict=True))
     since = time.perf_counter()
-    found = served.release.index.scored(with_one(vectors), fetch)
+    found = served.release.index.scored(queries, fetch)
     since = stages.lap("search", since)
     ranked = _shown(served, *found, ks, hidden)
     stages.lap("choose", since)
@@ -52,14 +51,14 @@ def best(
     again = [user for user in lacking if needs[user] > fetch]
     if again:
         since = time.perf_counter()
-        found = served.release.index.scored(with_one(vectors[again]), max(needs[user] for user in again))
+        found = served.release.index.scored(queries[again], max(needs[user] for user in again))
         wide = _shown(served, *found, [ks[user] for user in again], [hidden[user] for user in again])
         stages.lap("search again", since)
         for user, of_user in zip(again, wide, strict=True):
             ranked[user] = of_user
     for user in lacking:
         if len(ranked[user].rows) < ks[user]:
-            ranked[user] = _filled_up(served, vectors[user], ranked[user], ks[user], hidden[user])
+            ranked[user] = _filled_up(served, queries[user, :-1], ranked[user], ks[user], hidden[user])
     return ranked
 
 

@@ -19,7 +19,6 @@ from store.user_record import (
     IDS_KEPT,
     POSITION,
     Heads,
-    damaged,
     decode_record,
     gaps_of,
     heads_of,
@@ -46,19 +45,7 @@ class Stored:
     @classmethod
     def of(cls, values: Sequence[bytes]) -> Stored:
         """The records in these bytes, all of them undamaged (`store.user_record.check`)."""
-        return cls._cut(values, heads_of(values))
-
-    @classmethod
-    def undamaged(cls, values: Sequence[bytes]) -> Stored:
-        """The records in these bytes, a damaged one taken for none."""
         heads = heads_of(values)
-        if wrong := damaged(values, heads):
-            values = [b"" if place in wrong else value for place, value in enumerate(values)]
-            heads = heads_of(values)
-        return cls._cut(values, heads)
-
-    @classmethod
-    def _cut(cls, values: Sequence[bytes], heads: Heads) -> Stored:
         size = HEAD.itemsize
         ids_at = size + 2 * heads["dim"].astype(np.int64)
         earlier_at = ids_at + 4 * heads["ids"]
@@ -142,39 +129,11 @@ class Stored:
         sums.weights[users], sums.at_ms[users], sums.masses[users] = heads["weight"], heads["at_ms"], heads["mass"]
         return sums
 
-    def vectors(self, release: Release) -> F32:
-        """User vectors (users, dim) under one release; zero where it knows none of the user's items.
-
-        Sums of that release are taken as they are, all others encoded again from the timelines, so that no vector ever
-        meets another release's items.
-        """
-        heads, key = self.heads, np.uint64(release.key)
-        vectors = np.zeros((len(self), release.dim), np.float32)
-        same = heads["release"] == key
-        users = np.flatnonzero(same & (heads["weight"] > 0))
-        start, end = HEAD.itemsize, HEAD.itemsize + 2 * release.dim
-        steps = np.frombuffer(b"".join([self.values[user][start:end] for user in users.tolist()]), "<i2")
-        step = (heads["scale"] / np.maximum(heads["weight"], np.finfo(np.float32).tiny))[users, None]
-        vectors[users] = steps.reshape(len(users), release.dim) * step
-        others = np.flatnonzero((heads["events"] > 0) & ~same)
-        if len(others):
-            entries = [self.values[user][self._entries_at[user] :] for user in others.tolist()]
-            flat = flat_entries(entries, heads["time_ms"][others], release)
-            vectors[others] = encode(release.encoder, release.input_embeddings, len(others), flat).vectors()
-        return vectors
-
-    def item_keys(self) -> list[list[int]]:
-        """Keys of the items in each timeline, oldest first."""
-        entries = [value[start:] for value, start in zip(self.values, self._entries_at, strict=True)]
-        keys = (np.frombuffer(b"".join(entries), ENTRY)["word"] >> np.uint64(8)).tolist()
-        ends = np.cumsum(self.heads["events"], dtype=np.int64).tolist()
-        return [keys[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-    def as_of(self) -> list[int | None]:
-        """Time of each user's last applied event, Unix milliseconds; None for an erased user, or without a record."""
-        heads = self.heads
-        times = (heads["time_ms"] + heads["late"]).tolist()
-        return [at if events else None for at, events in zip(times, heads["events"].tolist(), strict=True)]
+    def encoded(self, release: Release) -> F32:
+        """User vectors (users, dim) from the whole timelines, under a release that did not make these records."""
+        entries = self.entries_after(np.zeros(len(self), np.int64))
+        flat = flat_entries(entries, self.heads["time_ms"], release)
+        return encode(release.encoder, release.input_embeddings, len(self), flat).vectors()
 
     def _exists(self) -> Bool:
         return np.asarray(self.heads["magic"] != b"")

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 import pytest
 
+from led.ranking import with_one
 from serving.answering import Answering
 from serving.answers import Answer, Recommender
 from serving.live import Live
@@ -185,7 +186,7 @@ def test_an_index_that_proposes_too_little_is_filled_up_from_the_popular_items_w
     hat = row_of(release, "hat-01")
     hidden = {NO_KEY, item_key("hat-01")}
     vectors = np.asarray(release.input_embeddings[[hat]])
-    ((rows, scores),) = best(world.first, vectors, [20], [hidden], Stages(), max_fetch=5)
+    ((rows, scores),) = best(world.first, with_one(vectors), [20], [hidden], Stages(), max_fetch=5)
     items = [release.item_id(row) for row in rows]
     assert len(set(items)) == 20
     assert "hat-01" not in items
