@@ -6,6 +6,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from serving.parts import Parts
 from serving.server import serve
 from store.heartbeats import Heartbeats
 from store.tallies import Tallies
+
+# How long the thread that loads a release may keep the interpreter from requests; Python's own 5 ms are many answers.
+SWITCH_S = 0.0005
 
 
 def run(settings: Settings) -> None:
@@ -52,6 +56,7 @@ def make_app() -> HotPaths:
     """One worker's application."""
     log_to_stderr()
     end_with_parent()
+    sys.setswitchinterval(SWITCH_S)
     settings = read_settings(os.environ)
     store = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S)
     return create_app(
