@@ -51,10 +51,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 def cpu_ns(pid: int) -> int:
-    """Nanoseconds of CPU so far of a process and of its descendants that still run, without threads that ended."""
+    """Nanoseconds of CPU so far of a process and of its descendants that still run."""
     members = [pid, *(child for child, _ in descendants(pid))]
-    threads = [path for member in members for path in Path(f"/proc/{member}/task").glob("*/schedstat")]
-    return sum(int(path.read_text().split()[0]) for path in threads)
+    return sum(time.clock_gettime_ns(~member << 3 | 2) for member in members)  # as clock_getcpuclockid(3) numbers them
 
 
 def resident_mb(pid: int) -> float:

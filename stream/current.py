@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from stream.announcements import Announcement, Canary, follow, read_announcement
 from stream.events import DecodeError
-from stream.log import Log, LogUnavailable, UnknownTopic
+from stream.log import Log, LogUnavailable
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
-T = TypeVar("T")
 
 # What loading a folder that is missing, damaged, unreadable or made by another version may raise; faiss's own
 # errors are RuntimeErrors.
 CANNOT_LOAD = (LookupError, ValueError, OSError, RuntimeError)
-# Of the thread that loads what was never loaded here: a tenth of what others get where cores are short. All processes
-# of a machine load at once, and those being served would wait for a core.
-NICENESS = 10
 
 
 class RefusedRelease(NamedTuple):
@@ -49,8 +42,7 @@ class CurrentRelease(Generic[R]):
 
     A release that cannot be loaded is refused and the one before stays. It is tried again every retry_every_s while
     it remains the announced one: its folder may arrive later than its announcement. A canary is loaded beside the
-    current release where with_canary asks for it; refused, it leaves the current one alone. While a release is in use,
-    one that is new here is loaded when others leave time for it, one to go back to at once.
+    current release where with_canary asks for it; refused, it leaves the current one alone.
 
     load: a version to what this process needs of it, checked and ready; raises one of CANNOT_LOAD.
     prepare: called, when there is nothing else to do, with the version to go back to if it was never loaded here, so
@@ -99,7 +91,7 @@ class CurrentRelease(Generic[R]):
         """Load what is announced already, so that a process begins with it; then follow. Waits for the loading."""
         try:
             self.announcement = read_announcement(self._log)
-        except (LogUnavailable, UnknownTopic, DecodeError) as error:
+        except (LogUnavailable, DecodeError) as error:
             logger.warning("no release yet: %s", error)
         self._take()
         for thread in self._threads:
@@ -178,33 +170,18 @@ class CurrentRelease(Generic[R]):
         for version in set(before) - self._prepared:
             self._prepared.add(version)
             try:
-                _patiently(self._prepare, version)
+                self._prepare(version)
             except CANNOT_LOAD as error:
                 logger.warning("there is no way back to release %s: %s", version, error)
 
     def _loaded(self, version: str, refused: RefusedRelease | None) -> R | RefusedRelease:
         """refused: what was refused in this place before, so that a refusal is told once."""
-        is_urgent = version in self._prepared or self._in_use.champion is None
+        self._prepared.add(version)
         try:
-            loaded = self._load(version) if is_urgent else _patiently(self._load, version)
+            return self._load(version)
         except CANNOT_LOAD as error:
             refusal = RefusedRelease(version, f"{type(error).__name__}: {error}")
             if refusal != refused:
                 logger.error("release %s refused: %s", version, error)  # noqa: TRY400  the reason says all
                 self._on_refusal(version)
             return refusal
-        self._prepared.add(version)
-        return loaded
-
-
-def _patiently(load: Callable[[str], T], version: str) -> T:
-    """What load makes of the version, in a thread that all others go before."""
-    with ThreadPoolExecutor(1, "releases-patient", initializer=_step_back) as thread:
-        return thread.submit(load, version).result()
-
-
-def _step_back() -> None:
-    """Lower the priority of this thread, for good; only Linux has one of each thread."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))

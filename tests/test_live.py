@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +16,7 @@ from store.connection import Client
 from store.releases import Releases
 from store.tallies import Tallies
 from stream.announcements import announce, announce_canary, promote, roll_back, withdraw
-from stream.current import NICENESS, CurrentRelease, RefusedRelease
+from stream.current import CurrentRelease, RefusedRelease
 from stream.memory_log import MemoryLog
 from stream.topics import RELEASES
 from tests.eventually import until
@@ -250,25 +248,3 @@ def test_a_process_makes_ready_to_go_back_to_what_it_has_never_loaded(
     current.start()
     until(lambda: "there is no way back to release" in caplog.text)
     current.stop()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
-def test_a_new_release_is_loaded_when_others_leave_time_for_it_and_one_to_go_back_to_at_once(
-    log: MemoryLog, versions: tuple[str, str]
-) -> None:
-    nice: list[tuple[str, int]] = []
-
-    def load(version: str) -> str:
-        nice.append((version, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
-        return version
-
-    one, two = versions
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    current = CurrentRelease(log, load)
-    current.start()
-    announce(log, two, NOW_MS)
-    until(lambda: current.get() == two)
-    roll_back(log, NOW_MS)
-    until(lambda: current.get() == one)
-    current.stop()
-    assert nice == [(one, usual), (two, max(usual, NICENESS)), (one, usual)]
