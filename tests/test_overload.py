@@ -309,8 +309,13 @@ def test_questions_that_need_no_look_up_are_all_answered_however_many_come_at_on
     body = orjson.dumps({"timeline": [{"item_id": "hat-01", "kind": "view"}], "k": 3})
 
     async def story(port: int) -> None:
-        asked = [ask(port, "/v1/recommendations", "POST", body) for _ in range(50)]
-        assert {response.status for response in await asyncio.wait_for(asyncio.gather(*asked), 5)} == {200}
+        head = f"POST /v1/recommendations HTTP/1.1\r\nhost: here\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        async with AsyncExitStack() as stack:
+            wires = [await stack.enter_async_context(wired(port)) for _ in range(50)]
+            for wire in wires:
+                wire.send(head + body)
+            answered = await asyncio.wait_for(asyncio.gather(*(wire.response() for wire in wires)), 5)
+            assert {response.status for response in answered} == {200}
 
     told(parts, story, Limits(batch=2))
 
