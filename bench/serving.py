@@ -45,7 +45,9 @@ def main() -> None:
     opening("bench.serving", vars(chosen))
     with servers(kafka=False) as (log_address, store_address, folder):
         flags = {"log": log_address, "store": store_address, "data_dir": folder, "timeline_events": 100}
-        settings = read_settings({}, flags | {"port": free_port("127.0.0.1", 0), "workers": chosen.workers})
+        settings = read_settings(
+            {}, flags | {"port": free_port("127.0.0.1", 0), "workers": chosen.workers, "pin_workers": chosen.pin}
+        )
         release, users = _prepare(settings, chosen)
         recall, search_us = _index_alone(settings, release, users[:MEASURED_USERS])
         uris = _uris(settings, users, chosen.seed, folder / "uris")
@@ -110,6 +112,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=30_000, help="in each run")
     parser.add_argument("--runs", type=int, default=3, help="the median of their figures is reported")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=True, help="each worker to a core")
     parser.add_argument("--rate", type=int, default=3200, help="requests a second of the open loop")
     parser.add_argument("--rate-s", type=float, default=10)
     parser.add_argument("--rate-runs", type=int, default=5, help="the quietest, by p99, is reported")

@@ -16,7 +16,17 @@ from ledstream.settings import PREFIX, Settings, SettingsError, read_settings
 
 Parser = argparse.ArgumentParser
 WHERE = ("log", "kafka_client", "store", "data_dir", "namespace", "partitions", "replication")
-SERVER = ("host", "port", "workers", "kinds", "timeline_events", "idle_after_s", "max_event_ahead_s", "max_event_age_s")
+SERVER = (
+    "host",
+    "port",
+    "workers",
+    "pin_workers",
+    "kinds",
+    "timeline_events",
+    "idle_after_s",
+    "max_event_ahead_s",
+    "max_event_age_s",
+)
 CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
 TRAINING = (
     *("kinds", "half_life_s", "train_days", "train_half_life_s"),

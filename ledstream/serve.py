@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
+from typing import TextIO
 
 from ledstream import parts
 from ledstream.process import check_free, log_to_stderr, stop_with_supervisor
@@ -25,6 +26,7 @@ from store.tallies import Tallies
 
 # How long the thread that loads a release may keep the interpreter from requests; Python's own 5 ms are many answers.
 SWITCH_S = 0.0005
+_held: list[TextIO] = []  # locks that last as long as this process
 
 
 def run(settings: Settings) -> None:
@@ -58,6 +60,8 @@ def make_app() -> HotPaths:
     end_with_parent()
     sys.setswitchinterval(SWITCH_S)
     settings = read_settings(os.environ)
+    if settings.pin_workers and (core := keep_to_a_core()):
+        _held.append(core)
     store = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S)
     return create_app(
         Parts(
@@ -69,6 +73,25 @@ def make_app() -> HotPaths:
             tallies=Tallies(store, settings.namespace),
         )
     )
+
+
+def keep_to_a_core() -> TextIO | None:
+    """Keep this process to a core that no other worker of this machine keeps to; what is returned holds it.
+
+    Where all are taken, or the system knows no such thing, it goes wherever it is put.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    for core in sorted(os.sched_getaffinity(0)):
+        lock = (Path(gettempdir()) / f"ledstream-core-{core}.lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        os.sched_setaffinity(0, {core})
+        return lock
+    return None
 
 
 def end_with_parent() -> None:

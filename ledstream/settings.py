@@ -42,6 +42,7 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="address the server listens on")
     port: int = Field(8080, ge=1, le=65535, description="port the server listens on")
     workers: int = Field(1, ge=1, le=256, description="server processes")
+    pin_workers: bool = Field(False, description="each server process keeps to a core: on machines with nothing else")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of a consumer's /metrics; 0: none")
 
     kinds: dict[str, float] = Field(
