@@ -19,6 +19,7 @@ from store.connection import StoreUnavailable
 from store.lookups import Found, Lookups
 
 WAIT_S = 0.02  # the longest a question is let wait for those before it
+AT_ONCE = 2  # batches whose records are looked up: while one is worked on, the store has the other
 FIRST_GUESS_S = 0.0001
 LEARNS = 0.1  # weight of the newest batch in what an answer takes
 Done = Callable[[Answer | Exception], None]
@@ -48,8 +49,8 @@ class Answering:
         self._most = max_waiting
         self._each_s = FIRST_GUESS_S
         self._busy_since: float | None = None
-        self._asked_at = 0.0
-        self._is_due = self._is_looking_up = self._stopping = False
+        self._is_due = self._stopping = False
+        self._looking_up = 0
 
     async def start(self) -> None:
         """Called once, inside the loop that will ask."""
@@ -59,7 +60,7 @@ class Answering:
     async def stop(self) -> None:
         """Returns when everything asked before is answered; what is asked later is refused."""
         self._stopping = True
-        while self._waiting or self._is_looking_up:
+        while self._waiting or self._looking_up:
             await asyncio.sleep(0.001)
         self._lookups.stop()
 
@@ -88,26 +89,27 @@ class Answering:
             raise Overloaded("questions")
 
     def _see_to_it(self) -> None:
-        if not self._is_due and not self._is_looking_up:
+        if not self._is_due and self._looking_up < AT_ONCE:
             self._is_due = True
             self._loop.call_soon(self._look_up)  # what came in this turn of the loop comes along
 
     def _look_up(self) -> None:
         self._is_due = False
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
+        if not batch:
+            return
         users = [question.user for question, _ in batch if question.record is None and question.user is not None]
         if not users:
             self._answer(batch, [])
             if self._waiting:  # more than one batch holds, and no look-up to come back from
                 self._see_to_it()
             return
-        self._is_looking_up = True
-        self._asked_at = time.perf_counter()
-        self._lookups.ask(self._keys(users), lambda found: self._found(batch, found))
+        self._looking_up += 1
+        self._lookups.ask(self._keys(users), partial(self._found, batch, time.perf_counter()))
 
-    def _found(self, batch: list[Asked], found: Found) -> None:
-        self._is_looking_up = False
-        self._recommender.stages.lap("look up", self._asked_at)
+    def _found(self, batch: list[Asked], asked_at: float, found: Found) -> None:
+        self._looking_up -= 1
+        self._recommender.stages.lap("look up", asked_at)
         if self._waiting:
             self._look_up()
         self._answer(batch, found)
