@@ -119,7 +119,8 @@ class Line:
         while (answer := self._reader.gets()) is not False:
             if isinstance(answer, Exception):
                 raise StoreUnavailable(str(answer))
-            answers.append(answer)
+            if not isinstance(answer, hiredis.PushNotification):  # what the server says unasked is nobody's answer
+                answers.append(answer)
         return answers
 
     def _bytes(self) -> bytes:

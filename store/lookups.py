@@ -67,6 +67,8 @@ class Lookups:
                 line = await asyncio.to_thread(Line, self._client)
             except StoreUnavailable as error:
                 logger.info("the store is away: %s", error)
+            except Exception as error:  # whatever it is may pass, and nobody else would look for the store again
+                logger.warning("no connection to the store: %r", error)
             else:
                 self._line = line
                 self._loop.add_reader(line.fileno(), self._read)
@@ -80,7 +82,7 @@ class Lookups:
             self._lose(error)
             return
         for found in answers:
-            self._asked.popleft().answer([data or b"" for data in found])
+            _tell(self._asked.popleft(), [data or b"" for data in found])
 
     def _check(self) -> None:
         self._timer = None
@@ -108,4 +110,12 @@ class Lookups:
             self._timer = None
         waiting, self._asked = self._asked, deque()
         for asked in waiting:
-            asked.answer(error)
+            _tell(asked, error)
+
+
+def _tell(asked: _Asked, found: Found) -> None:
+    """One who fails with an answer must not make the next answer that of somebody else."""
+    try:
+        asked.answer(found)
+    except Exception:
+        logger.exception("what was looked up was not taken")
