@@ -7,6 +7,7 @@ on, so that the store and this process work at the same time. Nothing waits for 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from serving.refusals import Overloaded
 from store.connection import StoreUnavailable
 from store.lookups import Found, Lookups
 
+logger = logging.getLogger(__name__)
 WAIT_S = 0.02  # the longest a question is let wait for those before it
 AT_ONCE = 2  # batches whose records are looked up: while one is worked on, the store has the other
 FIRST_GUESS_S = 0.0001
@@ -30,7 +32,8 @@ class Answering:
     """Asked from one event loop. keys: where users' records are.
 
     max_batch: questions answered together. max_waiting: beyond so many, or beyond what WAIT_S suffices for at the pace
-    of the moment, more are refused: it is better to answer most in good time than all of them late.
+    of the moment, but not less than two batches, more are refused: it is better to answer most in good time than all of
+    them late.
     """
 
     def __init__(
@@ -116,27 +119,38 @@ class Answering:
 
     def _answer(self, batch: list[Asked], found: Found) -> None:
         """To each its answer; a mistake of ours all askers of the batch get, and nobody else."""
-        records = _records([question for question, _ in batch], found)
+        questions = [question for question, _ in batch]
         try:
-            answers = self._recommender.answer([question for question, _ in batch], records)
+            answers = self._recommender.answer(questions, _records(questions, found))
         except Exception as error:  # not swallowed: the askers get it
             for _, done in batch:
-                done(error)
+                _tell(done, error)
             return
         self._on_batch(len(batch))
         since = time.perf_counter()
         for (_, done), answer in zip(batch, answers, strict=True):
-            done(answer)
+            _tell(done, answer)
         self._recommender.stages.lap("reply", since)
         self._keep_pace(len(batch))
 
     def _keep_pace(self, answered: int) -> None:
-        """Learn what an answer takes, with all that is done around it, while there is always a next one."""
+        """Learn what an answer takes, with all that is done around it, while there is always a next one.
+
+        Two batches may wait at any pace: with one, there would be no next one, and a bad moment be learnt for good.
+        """
         now = time.perf_counter()
         if self._busy_since is not None:
             self._each_s += LEARNS * ((now - self._busy_since) / answered - self._each_s)
-            self._most = min(self._max_waiting, max(self._max_batch, int(WAIT_S / self._each_s)))
+            self._most = min(self._max_waiting, max(2 * self._max_batch, int(WAIT_S / self._each_s)))
         self._busy_since = now if self._waiting else None
+
+
+def _tell(done: Done, outcome: Answer | Exception) -> None:
+    """One asker who cannot take it keeps nobody else from theirs."""
+    try:
+        done(outcome)
+    except Exception:
+        logger.exception("an answer was not taken")
 
 
 def _put(future: asyncio.Future[Answer], outcome: Answer | Exception) -> None:
