@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 from uvicorn import Config, Server
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from serving.protocol import ShortWay
@@ -14,6 +15,7 @@ from serving.protocol import ShortWay
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than the minute that balancers keep a connection: they are to end it, not we
 ENDS_WITHIN_S = 10
+SHOWS_LIFE_WITHIN_S = 30  # a worker, before it is killed: many that start at once on few cores take seconds to import
 
 
 class OwnSocket:
@@ -49,6 +51,7 @@ def configured(app: Any, **more: Any) -> Config:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=ENDS_WITHIN_S,
+        timeout_worker_healthcheck=SHOWS_LIFE_WITHIN_S,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -59,7 +62,7 @@ def configured(app: Any, **more: Any) -> Config:
 
 
 def serve(factory: str, host: str, port: int, *, workers: int = 1) -> None:
-    """Serve until SIGTERM or SIGINT; call from the main thread.
+    """Serve until SIGTERM or SIGINT; call from the main thread. Raises SystemExit where an application cannot start.
 
     factory: `package.module:function` that makes the application, called once in each worker process.
     """
@@ -68,6 +71,9 @@ def serve(factory: str, host: str, port: int, *, workers: int = 1) -> None:
         signal.signal(number, lambda *_: None)  # uvicorn raises them again once it has ended well
     if workers > 1:
         sockets: Any = [OwnSocket(host, port)]
-        Multiprocess(config, sockets).run()
+        supervisor = Multiprocess(config, sockets)
+        supervisor.run()
+        if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+            raise SystemExit(STARTUP_FAILURE)  # as a single process does: whoever started us must not think it is well
     else:
         Server(config).run([listening(host, port)])

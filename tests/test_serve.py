@@ -1,4 +1,4 @@
-"""`ledstream serve` as a process: what a killed one leaves behind."""
+"""`ledstream serve` as a process: what a killed one leaves behind, and how several workers end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -33,6 +35,49 @@ def test_a_killed_server_leaves_no_worker_behind_and_its_port_free(tmp_path: Pat
                 server.send_signal(signal.SIGKILL)
         until(lambda: _is_free(port), 20)
         assert not _answers(port)
+
+
+def cannot_start() -> Callable[..., Any]:
+    """An application whose beginning fails."""
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "as it must"})
+
+    return app
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_that_cannot_start_ends_and_says_so_to_whoever_started_it(workers: int) -> None:
+    (port,) = free_ports(1)
+    at = f"'127.0.0.1', {port}, workers={workers}"
+    program = f"from serving.server import serve; serve('tests.test_serve:cannot_start', {at})"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=False).returncode == 3
+
+
+def test_of_two_workers_a_killed_one_is_replaced_and_all_end_well_when_told(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LEDSTREAM_")}
+    environ |= {"LEDSTREAM_DATA_DIR": str(tmp_path), "LEDSTREAM_PORT": str(port), "LEDSTREAM_WORKERS": "2"}
+    command = [sys.executable, "-m", "ledstream", "serve"]
+    with EmbeddedStore(tmp_path), subprocess.Popen(command, env=environ, cwd=ROOT) as server:
+        try:
+            until(lambda: _answers(port), 60)
+            killed = min(_workers(server.pid))
+            os.kill(killed, signal.SIGKILL)
+            until(lambda: len(_workers(server.pid) - {killed}) == 2, 60)
+            until(lambda: _answers(port), 60)
+            server.terminate()
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
+    until(lambda: _is_free(port), 20)
+
+
+def _workers(server: int) -> set[int]:
+    """The worker processes of a server, as Linux tells them."""
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    return {int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
 
 
 def _answers(port: int) -> bool:
