@@ -64,7 +64,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(Refused("headers", None, f"at most {MAX_HEADERS_BYTES} bytes", status=431))
         if self._is_refused:
             return
-        if self._is_whole:
+        is_idle = self.is_free() and self.timeout_keep_alive_task is None  # blank lines ended uvicorn's own waiting
+        if self._is_whole and not is_idle:
             self._cancel_late()
         elif self._late is None:
             self._late = self.loop.call_later(self.within_s, self._end_late)

@@ -217,6 +217,18 @@ def test_who_waits_between_requests_is_not_hung_up_on(parts: Parts) -> None:
     told(parts, story, within_s=0.2)
 
 
+def test_who_sends_nothing_but_blank_lines_after_an_answer_is_hung_up_on(parts: Parts) -> None:
+    async def story(port: int) -> None:
+        async with wired(port) as wire:
+            for _ in range(2):
+                wire.send(GET_ANA)
+                assert (await wire.response()).status == 200
+                wire.send(b"\r\n")
+            assert await asyncio.wait_for(wire.has_ended(), 5)
+
+    told(parts, story, within_s=0.3)
+
+
 def test_a_body_without_an_end_is_refused_once_it_is_too_large(parts: Parts) -> None:
     async def story(port: int) -> None:
         for path in ("/v1/events", "/v1/recommendations"):
