@@ -83,10 +83,13 @@ def keep_to_a_core() -> TextIO | None:
     if not hasattr(os, "sched_setaffinity"):
         return None
     for core in sorted(os.sched_getaffinity(0)):
-        lock = (Path(gettempdir()) / f"ledstream-core-{core}.lock").open("a")
+        try:
+            lock = (Path(gettempdir()) / f"ledstream-core-{core}.lock").open("a")
+        except OSError:  # another account's
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             lock.close()
             continue
         os.sched_setaffinity(0, {core})

@@ -59,6 +59,7 @@ def test_of_two_workers_a_killed_one_is_replaced_and_all_end_well_when_told(tmp_
     (port,) = free_ports(1)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LEDSTREAM_")}
     environ |= {"LEDSTREAM_DATA_DIR": str(tmp_path), "LEDSTREAM_PORT": str(port), "LEDSTREAM_WORKERS": "2"}
+    environ["LEDSTREAM_PIN_WORKERS"] = "true"
     command = [sys.executable, "-m", "ledstream", "serve"]
     with EmbeddedStore(tmp_path), subprocess.Popen(command, env=environ, cwd=ROOT) as server:
         try:
@@ -67,6 +68,8 @@ def test_of_two_workers_a_killed_one_is_replaced_and_all_end_well_when_told(tmp_
             os.kill(killed, signal.SIGKILL)
             until(lambda: len(_workers(server.pid) - {killed}) == 2, 60)
             until(lambda: _answers(port), 60)
+            cores = [os.sched_getaffinity(worker) for worker in _workers(server.pid)]
+            assert len(cores[0] | cores[1]) == min(2, len(os.sched_getaffinity(0)))
             server.terminate()
             assert server.wait(30) == 0
         finally:
