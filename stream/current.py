@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from stream.announcements import Announcement, Canary, follow, read_announcement
 from stream.events import DecodeError
-from stream.log import Log, LogUnavailable
+from stream.log import Log, LogUnavailable, UnknownTopic
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -91,7 +91,7 @@ class CurrentRelease(Generic[R]):
         """Load what is announced already, so that a process begins with it; then follow. Waits for the loading."""
         try:
             self.announcement = read_announcement(self._log)
-        except (LogUnavailable, DecodeError) as error:
+        except (LogUnavailable, UnknownTopic, DecodeError) as error:
             logger.warning("no release yet: %s", error)
         self._take()
         for thread in self._threads:
