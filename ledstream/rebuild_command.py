@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 HOLD_S = 30
 RENEW_EVERY_S = 5.0
-# What a consumer had read before the hold is written by then, or has failed: a batch takes a third of a second, a call of
-# the store two at most, and a machine may be slow.
+# What a consumer had read before the hold is written by then, or has failed: a batch takes a third of a second, a call
+# of the store two at most, and a machine may be slow.
 SETTLE_S = 10.0
 ROWS_AT_ONCE = 2000
 
