@@ -11,6 +11,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -125,3 +126,6 @@ class Outcomes:
         while not self._stop.wait(FLUSH_EVERY_S):
             self.flush()
         self.flush()
+        if self._tallies is not None and self._refused is not None:  # who comes after this process speaks for itself
+            with suppress(StoreUnavailable):
+                self._tallies.refuse(self._refused[0], self._process, None)

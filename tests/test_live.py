@@ -146,6 +146,18 @@ def test_who_does_not_ask_for_canaries_loads_none(log: MemoryLog, versions: tupl
     current.stop()
 
 
+def test_a_process_that_stops_takes_its_refusal_with_it(
+    log: MemoryLog, process: Process, versions: tuple[str, str], tmp_path: Path, tallies: Tallies
+) -> None:
+    (tmp_path / versions[1] / "biases.npy").unlink()
+    outcomes = Outcomes(tallies, process.current)
+    outcomes.start()
+    trial = announce_canary(log, versions[1], 0.5, NOW_MS, 600)
+    until(lambda: bool(tallies.read(trial.trial).refused))
+    outcomes.stop()
+    assert tallies.read(trial.trial).refused == {}
+
+
 def test_a_broken_canary_is_refused_and_told_and_the_current_release_serves_everybody(
     log: MemoryLog, process: Process, versions: tuple[str, str], tmp_path: Path, tallies: Tallies
 ) -> None:
