@@ -141,8 +141,8 @@ def _figures(closed: list[Load], opened: list[Load]) -> Figures:
     percentiles = [percentiles_ms(load.durations_s) for load in opened]
     return {
         "answers_per_s": round(statistics.median(load.per_s for load in closed)),
-        "p50_ms": statistics.median(one["p50_ms"] for one in percentiles),
-        "p99_ms": statistics.median(one["p99_ms"] for one in percentiles),
+        "p50_ms": round(statistics.median(one["p50_ms"] for one in percentiles), 3),
+        "p99_ms": round(statistics.median(one["p99_ms"] for one in percentiles), 3),
         "cpu_us_per_answer": round(statistics.median(load.cpu_us for load in closed), 1),
         "failed": sum(load.failed for load in (*closed, *opened)),
     }
