@@ -5,19 +5,15 @@ Record by record: requests come a few at a time, for which arrays over all of th
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from crc32c import crc32c
 
 from led.encoder import F32
 from store.releases import Release
 from store.stored import Stored
-from store.user_record import CHECKED_FROM, ENTRY, HEAD, MAGIC, POSITION
-
-_HEAD = struct.Struct("<2sIQqQIHHBBffqqif")  # HEAD's fields
+from store.user_record import ENTRY, HEAD, DamagedRecord, head_of
 
 
 class Profiles(NamedTuple):
@@ -46,23 +42,19 @@ def profiles(records: Sequence[bytes], release: Release | None) -> Profiles:
     as_of: list[int | None] = [None] * len(records)
     foreign = []
     for place, data in enumerate(records):
-        if len(data) < HEAD.itemsize:
+        try:
+            head = head_of(data) if data else None
+        except DamagedRecord:
+            head = None
+        if head is None or not head.events:
             continue
-        magic, crc, _, _, made_by, _, width, events, ids, earlier, weight, _, _, time_ms, late, scale = (
-            _HEAD.unpack_from(data)
-        )
-        at = HEAD.itemsize + 2 * width + 4 * ids + POSITION.itemsize * earlier
-        if magic != MAGIC or len(data) != at + ENTRY.itemsize * events or crc32c(data[CHECKED_FROM:]) != crc:
-            continue
-        if not events:
-            continue
-        seen[place] = (np.frombuffer(data, ENTRY, events, at)["word"] >> 8).tolist()
-        as_of[place] = time_ms + late
-        if made_by != key:
+        seen[place] = (np.frombuffer(data, ENTRY, head.events, head.entries_at)["word"] >> 8).tolist()
+        as_of[place] = head.time_ms + head.late
+        if head.release != key:
             foreign.append(place)
-        elif weight > 0:
+        elif head.weight > 0:
             queries[place, :dim] = np.frombuffer(data, "<i2", dim, HEAD.itemsize)
-            factors[place] = scale / weight
+            factors[place] = head.scale / head.weight
     queries *= factors[:, None]
     if release is not None and foreign:
         queries[foreign, :dim] = Stored.of([records[place] for place in foreign]).encoded(release)

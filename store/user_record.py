@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ HEAD = np.dtype(
         ("scale", "<f4"),
     ]
 )  # fmt: skip
+_HEAD = struct.Struct("<2sIQqQIHHBBffqqif")  # the same, for one record
 ENTRY = np.dtype([("word", "<u8"), ("gap", "<u2")])  # item key << 8 | kind code; the step from the event before
 TIMELINE = np.dtype([("item", "<u8"), ("time_ms", "<i8"), ("event", "<u4"), ("kind", "u1")])
 _SEAL = np.dtype([("magic", "S2"), ("crc", "<u4")])  # what a HEAD begins with
@@ -130,44 +132,68 @@ def encode_record(record: UserRecord) -> bytes:
     return sealed(b"".join([a.tobytes() for a in (head, steps, ids, earlier, entries)]))
 
 
-def decode_record(data: bytes) -> UserRecord:
-    """The record in bytes. Raises DamagedRecord."""
-    check(data)
-    head = np.frombuffer(data, HEAD, 1)[0]
-    dim, events, ids = int(head["dim"]), int(head["events"]), int(head["ids"])
-    at_ids = HEAD.itemsize + 2 * dim
-    at_earlier = at_ids + 4 * ids
-    earlier = np.frombuffer(data, POSITION, int(head["earlier"]), at_earlier)
-    entries = np.frombuffer(data, ENTRY, events, at_earlier + earlier.nbytes)
-    timeline = np.zeros(events, TIMELINE)
-    timeline["item"], timeline["kind"] = entries["word"] >> np.uint64(8), entries["word"] & np.uint64(255)
-    timeline["time_ms"] = times_before(int(head["time_ms"]), gaps_of(entries["gap"]))
-    timeline["event"][events - ids :] = np.frombuffer(data, "<u4", ids, at_ids)
-    return UserRecord(
-        Applied(int(head["source"]), int(head["offset"])),
-        timeline,
-        int(head["applied"]),
-        int(head["release"]),
-        np.frombuffer(data, "<i2", dim, HEAD.itemsize) * head["scale"],
-        float(head["weight"]),
-        int(head["at_ms"]),
-        float(head["mass"]),
-        tuple(Applied(int(source), int(offset)) for source, offset in earlier.tolist()),
-        int(head["late"]),
-    )
+class Head(NamedTuple):
+    """A HEAD, field by field."""
+
+    magic: bytes
+    crc: int
+    source: int
+    offset: int
+    release: int
+    applied: int
+    dim: int
+    events: int
+    ids: int
+    earlier: int
+    weight: float
+    mass: float
+    at_ms: int
+    time_ms: int
+    late: int
+    scale: float
+
+    @property
+    def entries_at(self) -> int:
+        """Where in the record the timeline begins."""
+        return HEAD.itemsize + 2 * self.dim + 4 * self.ids + POSITION.itemsize * self.earlier
 
 
-def check(data: bytes) -> None:
-    """Raises DamagedRecord unless the bytes are a whole record as it was stored."""
+def head_of(data: bytes) -> Head:
+    """The head of a whole record as it was stored. Raises DamagedRecord."""
     if len(data) < HEAD.itemsize:
         raise DamagedRecord(f"{len(data)} bytes, at least {HEAD.itemsize} expected")
-    if data[:2] != MAGIC:
-        raise DamagedRecord(f"begins with {data[:2]!r}, {MAGIC!r} expected")
-    if crc32c(data[CHECKED_FROM:]) != int.from_bytes(data[2:CHECKED_FROM], "little"):
+    head = Head._make(_HEAD.unpack_from(data))
+    if head.magic != MAGIC:
+        raise DamagedRecord(f"begins with {head.magic!r}, {MAGIC!r} expected")
+    if crc32c(data[CHECKED_FROM:]) != head.crc:
         raise DamagedRecord("the checksum does not match")
-    head = np.frombuffer(data, HEAD, 1)
-    if int(lengths_of(head)[0]) != len(data):
-        raise DamagedRecord(f"{len(data)} bytes, {lengths_of(head)[0]} by its head")
+    if (size := head.entries_at + ENTRY.itemsize * head.events) != len(data):
+        raise DamagedRecord(f"{len(data)} bytes, {size} by its head")
+    return head
+
+
+def decode_record(data: bytes) -> UserRecord:
+    """The record in bytes. Raises DamagedRecord."""
+    head = head_of(data)
+    at_ids = HEAD.itemsize + 2 * head.dim
+    earlier = np.frombuffer(data, POSITION, head.earlier, at_ids + 4 * head.ids)
+    entries = np.frombuffer(data, ENTRY, head.events, head.entries_at)
+    timeline = np.zeros(head.events, TIMELINE)
+    timeline["item"], timeline["kind"] = entries["word"] >> np.uint64(8), entries["word"] & np.uint64(255)
+    timeline["time_ms"] = times_before(head.time_ms, gaps_of(entries["gap"]))
+    timeline["event"][head.events - head.ids :] = np.frombuffer(data, "<u4", head.ids, at_ids)
+    return UserRecord(
+        Applied(head.source, head.offset),
+        timeline,
+        head.applied,
+        head.release,
+        np.frombuffer(data, "<i2", head.dim, HEAD.itemsize) * np.float32(head.scale),
+        head.weight,
+        head.at_ms,
+        head.mass,
+        tuple(Applied(int(source), int(offset)) for source, offset in earlier.tolist()),
+        head.late,
+    )
 
 
 def heads_of(records: Sequence[bytes]) -> Heads:
@@ -177,7 +203,7 @@ def heads_of(records: Sequence[bytes]) -> Heads:
 
 
 def damaged(records: Sequence[bytes], heads: Heads) -> list[int]:
-    """Places of the records that `check` would refuse; an empty one, which stands for no record, is good."""
+    """Places of the records that `head_of` would refuse; an empty one, which stands for no record, is good."""
     lengths = np.array(list(map(len, records)))
     sums = np.array([crc32c(data[CHECKED_FROM:]) for data in records], np.uint32)
     good = (heads["magic"] == MAGIC) & (lengths_of(heads) == lengths) & (heads["crc"] == sums)

@@ -19,7 +19,7 @@ from led.encoder import F32, Events, Sums, encode
 from store.connection import Client, Exchange, StoreUnavailable, unavailable_is_ours
 from store.lookups import PAUSE_S, Lookups
 from store.releases import Release
-from store.user_record import FENCE_BYTES, DamagedRecord, Timeline, UserRecord, check, decode_record, joined
+from store.user_record import FENCE_BYTES, DamagedRecord, Timeline, UserRecord, decode_record, head_of, joined
 
 VIRTUAL_PARTITIONS = 1024
 USERS_PER_CALL = 250  # what keeps the server from everybody else for half a millisecond
@@ -315,7 +315,7 @@ def check_hold(found: bytes | None, holder: str | None) -> None:
 def is_damaged(data: bytes) -> bool:
     """Whether the bytes are no good record."""
     try:
-        check(data)
+        head_of(data)
     except DamagedRecord:
         return True
     return False

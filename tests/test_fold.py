@@ -16,8 +16,7 @@ from consumers.fold import Counts, fold_batch
 from led.encoder import F64
 from store.releases import Release
 from store.stored import Stored
-from store.user_record import IDS_KEPT, UserRecord, decode_record, source_of
-from store.user_record import check as check_bytes
+from store.user_record import IDS_KEPT, UserRecord, decode_record, head_of, source_of
 from store.user_state import user_vectors
 from stream.decoding import Decoder
 from stream.events import Event, encode_event, erasure, event_key, item_key, kind_code
@@ -65,7 +64,7 @@ class Folded:
         changed, new, counts = fold_batch(arrivals, stored, SOURCE, release, self.max_events)
         self.counts.add(counts)
         for user, data in zip(changed.tolist(), new, strict=True):
-            check_bytes(data)
+            head_of(data)
             before = self.read(arrivals.users[user])
             assert before is None or before.position.offset < decode_record(data).position.offset
             self.stored[arrivals.users[user]] = data

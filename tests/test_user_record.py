@@ -26,6 +26,8 @@ from store.user_record import (
     encode_record,
     gap_codes,
     gaps_of,
+    head_of,
+    heads_of,
     sealed,
     source_of,
     steps_from,
@@ -102,6 +104,14 @@ def test_a_record_read_and_written_again_is_the_same_bytes(made: UserRecord) -> 
     assert encode_record(decode_record(data)) == data
     variable = 2 * len(made.total) + 4 * min(len(made.timeline), IDS_KEPT) + POSITION.itemsize * len(made.earlier)
     assert len(data) == HEAD.itemsize + variable + ENTRY.itemsize * len(made.timeline)
+
+
+@given(records())
+def test_one_head_read_alone_is_what_arrays_of_heads_hold(made: UserRecord) -> None:
+    data = encode_record(made)
+    head = head_of(data)
+    assert head._fields == HEAD.names
+    assert tuple(head) == heads_of([data])[0].item()
 
 
 def test_the_bytes_of_a_record_are_these_for_ever() -> None:
