@@ -13,7 +13,7 @@ from consumers.fold import Counts, fold_batch
 from led.encoder import I64
 from store.releases import Release
 from store.stored import Stored
-from store.user_record import damaged, heads_of
+from store.user_record import damaged
 from store.user_state import NOTHING, Update, UserStates
 from stream.decoding import EventColumns
 from stream.stages import Stages
@@ -119,11 +119,11 @@ class Work:
         sent = []
         for part in asked:
             with self._stages("read"):
-                old = self._records(update, arrivals.users[part])
+                stored = self._records(update, arrivals.users[part])
             with self._stages("fold"):
                 changed, new, counts = fold_batch(
                     arrivals.part(part),
-                    Stored.of(old),
+                    stored,
                     self._target.source,
                     self._target.release,
                     self._target.max_events,
@@ -132,21 +132,25 @@ class Work:
             self._folded.setdefault(part.start, counts)
             with self._stages("write"):
                 places = changed.tolist()
-                update.replace([keys[part.start + place] for place in places], [old[place] for place in places], new)
+                update.replace(
+                    [keys[part.start + place] for place in places], [stored.values[place] for place in places], new
+                )
             sent.append(changed + part.start)
         return sent
 
-    def _records(self, update: Update, users: Sequence[str]) -> list[bytes]:
+    def _records(self, update: Update, users: Sequence[str]) -> Stored:
         """The next records asked for. A damaged one is set aside and the user begins anew with this batch."""
         records = update.records()
         if update.position != self._at:
             raise Overtaken(update.position)
-        for place in damaged(records, heads_of(records)):
+        stored = Stored.of(records)
+        wrong = damaged(records, stored.heads)
+        for place in wrong:
             logger.error("user %s: damaged record set aside", users[place])
             self._target.states.set_aside(users[place])
             self.damaged += 1
             records[place] = NOTHING
-        return records
+        return Stored.of(records) if wrong else stored
 
 
 def _ask(update: Update, keys: list[bytes]) -> list[slice]:

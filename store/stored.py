@@ -44,7 +44,7 @@ class Stored:
 
     @classmethod
     def of(cls, values: Sequence[bytes]) -> Stored:
-        """The records in these bytes, all of them undamaged (`store.user_record.check`)."""
+        """The records in these bytes. Of a damaged one (`store.user_record.damaged`) only the head may be looked at."""
         heads = heads_of(values)
         size = HEAD.itemsize
         ids_at = size + 2 * heads["dim"].astype(np.int64)
