@@ -21,6 +21,7 @@ import numpy.typing as npt
 from led.encoder import F32, I64, Bool
 from led.evidence import Pairs
 from led.ranking import score
+from store.item_index import TIE
 from store.releases import Release
 from store.user_record import Timeline, UserRecord
 from store.user_state import UserStates, encode_timelines
@@ -34,7 +35,6 @@ K = 20
 READ_AT_ONCE = 5000  # of a partition; what came before is skipped, as a sample may
 ASKED_AT_ONCE = 128  # events a look asks about, which takes over a second of a core at a million items
 ITEMS_AT_ONCE = 1 << 14
-TIE = 1e-5  # scores this close, relatively, differ by the order of summation alone
 CHAMPION, CANARY = "champion", "canary"
 
 Scorer = Callable[[F32, "slice | I64"], F32]
