@@ -217,48 +217,49 @@ def own_store(tmp_path: Path) -> Iterator[EmbeddedStore]:
         yield store
 
 
+@pytest.fixture
+def on_its_own(own_store: EmbeddedStore, tmp_path: Path, namespace: str) -> Iterator[World]:
+    """A world whose store nobody else has, with ana in it."""
+    with (
+        connect(own_store.address, timeout_s=0.25) as client,
+        closing(World(states_of(client, namespace), tmp_path, pause_s=0.2)) as world,
+    ):
+        put(world.states, records({"ana": viewed("ana", "hat-01")}, world.first.release))
+        yield world
+
+
 def test_a_killed_store_costs_personal_answers_but_no_time_and_comes_back(
-    own_store: EmbeddedStore, tmp_path: Path, namespace: str
+    own_store: EmbeddedStore, on_its_own: World
 ) -> None:
-    with (
-        connect(own_store.address, timeout_s=0.25) as client,
-        closing(World(states_of(client, namespace), tmp_path, pause_s=0.2)) as world,
-    ):
-        put(world.states, records({"ana": viewed("ana", "hat-01")}, world.first.release))
-        assert world.ask(Question("ana")).source == "personal"
-        assert own_store.pid is not None
-        os.kill(own_store.pid, signal.SIGKILL)
-        own_store.stop()
-        for _ in range(50):
-            begun = time.monotonic()
-            answer = world.ask(Question("ana"))
-            assert (answer.source, answer.degraded, len(answer.item_ids)) == ("popular", True, 20)
-            assert time.monotonic() - begun < 0.5
-        own_timeline = from_timeline({"timeline": [{"item_id": "hat-09", "kind": "sale"}]}, Border(KINDS), 1)
-        assert (world.ask(own_timeline).source, world.ask(own_timeline).degraded) == ("personal", False)
-        own_store.start()
-        assert until_personal(world)
+    world = on_its_own
+    assert world.ask(Question("ana")).source == "personal"
+    assert own_store.pid is not None
+    os.kill(own_store.pid, signal.SIGKILL)
+    own_store.stop()
+    for _ in range(50):
+        begun = time.monotonic()
+        answer = world.ask(Question("ana"))
+        assert (answer.source, answer.degraded, len(answer.item_ids)) == ("popular", True, 20)
+        assert time.monotonic() - begun < 0.5
+    own_timeline = from_timeline({"timeline": [{"item_id": "hat-09", "kind": "sale"}]}, Border(KINDS), 1)
+    assert (world.ask(own_timeline).source, world.ask(own_timeline).degraded) == ("personal", False)
+    own_store.start()
+    assert until_personal(world)
 
 
-def test_a_store_that_hangs_costs_one_wait_and_is_found_again(
-    own_store: EmbeddedStore, tmp_path: Path, namespace: str
-) -> None:
-    with (
-        connect(own_store.address, timeout_s=0.25) as client,
-        closing(World(states_of(client, namespace), tmp_path, pause_s=0.2)) as world,
-    ):
-        put(world.states, records({"ana": viewed("ana", "hat-01")}, world.first.release))
-        assert own_store.pid is not None
-        os.kill(own_store.pid, signal.SIGSTOP)
-        begun = time.monotonic()
-        answers = world.ask_together([Question("ana")] * 50)
-        assert {(answer.source, answer.degraded) for answer in answers} == {("popular", True)}
-        assert 0.2 < time.monotonic() - begun < 1.0
-        begun = time.monotonic()
-        assert world.ask(Question("ana")).degraded
-        assert time.monotonic() - begun < 0.2
-        os.kill(own_store.pid, signal.SIGCONT)
-        assert until_personal(world)
+def test_a_store_that_hangs_costs_one_wait_and_is_found_again(own_store: EmbeddedStore, on_its_own: World) -> None:
+    world = on_its_own
+    assert own_store.pid is not None
+    os.kill(own_store.pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    answers = world.ask_together([Question("ana")] * 50)
+    assert {(answer.source, answer.degraded) for answer in answers} == {("popular", True)}
+    assert 0.2 < time.monotonic() - begun < 1.0
+    begun = time.monotonic()
+    assert world.ask(Question("ana")).degraded
+    assert time.monotonic() - begun < 0.2
+    os.kill(own_store.pid, signal.SIGCONT)
+    assert until_personal(world)
 
 
 def until_personal(world: World) -> bool:
