@@ -35,7 +35,7 @@ format: $(VENV)/dev.stamp
 # Newer versions, for when you want them.
 lock: $(VENV)/base.stamp
 	$(UV) pip compile -q -U --universal --python-version 3.11 --no-header pyproject.toml -o requirements.lock
-	$(UV) pip compile -q -U --universal --python-version 3.11 --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile -q -U --universal --python-version 3.11 --no-header --extra dev --extra train --extra baselines -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
