@@ -72,7 +72,7 @@ def _is_expected(error: Exception) -> bool:
     from stream.announcements import NoSuchStep
     from stream.log import LogUnavailable, LogWentBack, UnknownTopic
     from stream.replay import ReplayError
-    from training.benchmarks import NoBenchmark
+    from training.benchmarks.case import NoBenchmark
     from training.train import TooFewEvents
 
     kinds = (SettingsError, StoreUnavailable, LogUnavailable, UnknownTopic, BadRelease, UnknownRelease, LowRecall)
@@ -115,7 +115,8 @@ def _train(settings: Settings, arguments: argparse.Namespace) -> int:
 def _evaluate(settings: Settings, arguments: argparse.Namespace) -> int:
     from ledstream import evaluate_command
 
-    evaluate_command.run(settings, arguments.benchmark, arguments.dims, as_json=arguments.json)
+    wanted = (arguments.benchmark, arguments.dims)
+    evaluate_command.run(settings, *wanted, models=arguments.models, as_json=arguments.json)
     return 0
 
 
@@ -194,8 +195,9 @@ def _train_arguments(parser: Parser) -> None:
 
 
 def _evaluate_arguments(parser: Parser) -> None:
-    parser.add_argument("--benchmark", default="archive", help="archive (default), or gowalla")
+    parser.add_argument("--benchmark", default="archive", help="archive (default), or a published one: gowalla, ...")
     parser.add_argument("--dims", type=_dimension, nargs="+", metavar="D", help="dimensions, a row each")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="these models of a published benchmark alone")
     parser.add_argument("--json", action="store_true", help="one JSON object a row instead of a table")
 
 

@@ -8,14 +8,23 @@ from dataclasses import replace
 from ledstream.settings import Settings
 from ledstream.train_command import train_settings
 from store.archive import read_archive
-from training import benchmarks
+from training.benchmarks import registry
+from training.benchmarks.case import print_rows
+from training.benchmarks.own_events import archive
 from training.evaluate import Row
 from training.progress import progress_bars
 
 ARCHIVE = "archive"
 
 
-def run(settings: Settings, benchmark: str, dims: Sequence[int] | None, *, as_json: bool) -> None:
+def run(
+    settings: Settings,
+    benchmark: str,
+    dims: Sequence[int] | None,
+    *,
+    models: Sequence[str] | None = None,
+    as_json: bool = False,
+) -> None:
     """Print the rows: `archive` is held-out users and events of the archive, everything else a published protocol.
 
     Raises NoBenchmark for an unknown name or missing data, TooFewEvents for an archive with nothing in it.
@@ -23,8 +32,8 @@ def run(settings: Settings, benchmark: str, dims: Sequence[int] | None, *, as_js
     if benchmark == ARCHIVE:
         rows = _own_rows(settings, dims or (settings.dim,))
     else:
-        rows = benchmarks.run(benchmark, dims or benchmarks.DIMS)
-    benchmarks.print_rows(rows, as_json=as_json)
+        rows = registry.run(benchmark, dims, models=models)
+    print_rows(rows, as_json=as_json)
 
 
 def _own_rows(settings: Settings, dims: Sequence[int]) -> Iterator[Row]:
@@ -33,4 +42,4 @@ def _own_rows(settings: Settings, dims: Sequence[int]) -> Iterator[Row]:
     with progress_bars() as progress:
         for dim in dims:
             spectral = replace(chosen.spectral, dim=dim)
-            yield from benchmarks.archive(events, replace(chosen, spectral=spectral), progress)
+            yield from archive(events, replace(chosen, spectral=spectral), progress)

@@ -10,7 +10,10 @@ import pytest
 import scipy.sparse as sp
 
 from led.encoder import F32
-from training.benchmarks import GOWALLA, NoBenchmark, archive, data_folder, gowalla, peak_mb, run
+from training.benchmarks.case import NoBenchmark, data_folder, peak_mb
+from training.benchmarks.gowalla import GOWALLA, closed_form, gowalla
+from training.benchmarks.own_events import archive
+from training.benchmarks.registry import run
 from training.evaluate import (
     Quality,
     Row,
@@ -184,20 +187,41 @@ def test_the_choice_is_of_the_grid_and_carries_its_figures() -> None:
 
 
 def test_a_row_is_one_json_object_and_a_line_of_a_table() -> None:
-    row = Row("gowalla", "led", Quality(0.19, 0.16, 0.5, 29858), Training(1024, 0.3, 0.0, 0.0, 9.0, 12.345, 1200.0))
+    made = Training(1024, {"a": 0.3, "loss": "css"}, 12, 9.0, 12.345, 1200.0)
+    row = Row("gowalla", "led", Quality(0.19, 0.16, 0.5, 29858, {"mrr@20": 0.25}), made)
+    plain = Row("gowalla", "popular", Quality(0.05, 0.04, 0.1, 29858))
     found = json.loads(row_as_json(row))
-    assert {"benchmark", "model", "d", "recall20", "ndcg20", "train_seconds", "peak_mb"} <= set(found)
-    assert (found["d"], found["recall20"], found["train_seconds"]) == (1024, 0.19, 12.345)
-    assert "| gowalla | led | 1024 | 0.1900 | 0.1600 | 0.500 | 29,858 | 0.3, 0, 0 | 12.3 | 1,200 |" in rows_as_markdown(
-        [row]
-    )
+    assert found["settings"] == {"a": 0.3, "loss": "css"}
+    assert (found["d"], found["recall@20"], found["mrr@20"], found["train_seconds"]) == (1024, 0.19, 0.25, 12.345)
+    assert rows_as_markdown([row, plain]).splitlines()[2:] == [
+        "| gowalla | led | 1024 | 0.1900 | 0.1600 | 0.2500 | 0.500 | 29,858 | a 0.3, loss css | 12 | 12.3 | 1,200 |",
+        "| gowalla | popular | 0 | 0.0500 | 0.0400 |  | 0.100 | 29,858 |  | 0 | 0.0 | 0 |",
+    ]
+
+
+def test_a_protocol_may_ask_for_longer_lists_and_truncated_recall() -> None:
+    task = Task(matrix([[1, 0, 0, 0, 0]]), matrix([[0, 1, 1, 1, 0]]))
+    scorer = popular(np.array([9, 5, 3, 1, 4], np.float32))  # ranks items 1, 4, 2, 3
+    found = measure(scorer, task, k=2, truncated=True, further=("recall@3", "ndcg@4", "mrr@1"))
+    assert found.recall == 1 / 2
+    ideal = 1 + 1 / np.log2(3) + 1 / 2
+    assert found.further == pytest.approx({"recall@3": 2 / 3, "ndcg@4": (1.5 + 1 / np.log2(5)) / ideal, "mrr@1": 1.0})
+    assert measure(scorer, task, k=2).recall == 1 / 3
+    with pytest.raises(ValueError, match="metric = map@5"):
+        measure(scorer, task, further=("map@5",))
 
 
 def test_a_benchmark_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NoBenchmark, match="benchmark = netflix: known benchmarks are gowalla"):
+    with pytest.raises(NoBenchmark, match="benchmark = netflix: known benchmarks are "):
         next(iter(run("netflix", [64])))
     with pytest.raises(NoBenchmark, match="set LEDSTREAM_DATA"):
-        gowalla(64, data_folder({"LEDSTREAM_DATA": str(tmp_path)}))
+        gowalla([64], data_folder({"LEDSTREAM_DATA": str(tmp_path)}))
+
+
+def test_a_model_that_a_benchmark_does_not_know_is_named(tmp_path: Path) -> None:
+    (tmp_path / GOWALLA).touch()
+    with pytest.raises(NoBenchmark, match="models = svm: benchmark gowalla knows led"):
+        next(iter(run("gowalla", [64], models=["svm"], folder=tmp_path)))
 
 
 def test_peak_memory_is_a_plausible_number_of_megabytes() -> None:
@@ -209,7 +233,7 @@ def test_gowalla_at_64_dimensions_keeps_its_quality() -> None:
     folder = data_folder(os.environ)
     if not (folder / GOWALLA).exists():
         pytest.skip(f"{folder / GOWALLA} is not there: set LEDSTREAM_DATA to the folder that holds it")
-    (row,) = gowalla(64, folder)
+    (row,) = closed_form(64, folder / GOWALLA)
     assert row.quality.users == 29858
     assert row.quality.recall > 0.125
     assert row.quality.ndcg > 0.110

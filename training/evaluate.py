@@ -11,8 +11,8 @@ no model could name them. Everything is scored exactly, with the items folded in
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
@@ -49,22 +49,29 @@ class Split:
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over `users` with something to find. coverage: share of the catalogue recommended to anybody."""
+    """Means over `users` with something to find. coverage: share of the catalogue recommended to anybody.
+
+    further: what a protocol asks for beside these, by names such as "recall@50".
+    """
 
     recall: float
     ndcg: float
     coverage: float
     users: int
+    further: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Training:
-    """What was trained and what it cost. peak_mb: the most memory the process held until then, in MB."""
+    """What was trained and what it cost.
+
+    settings: what was chosen, out of `tried` configurations, on a validation part. peak_mb: the most memory the process
+    held until then, in MB.
+    """
 
     d: int = 0
-    a: float | None = None
-    p: float | None = None
-    bias: float | None = None
+    settings: Mapping[str, float | str] = field(default_factory=dict)
+    tried: int = 0
     choose_seconds: float = 0.0
     train_seconds: float = 0.0
     peak_mb: float = 0.0
@@ -75,7 +82,7 @@ NOTHING_TRAINED = Training()
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a results table, at k = 20. Recall is over all relevant items, as in LightGCN's tables."""
+    """One line of a results table, at k = 20. Whether recall is truncated is the protocol's to say."""
 
     benchmark: str
     model: str
@@ -112,27 +119,39 @@ def split(
     return Split(train, tasks)
 
 
-def measure(scorer: Scorer, task: Task, *, k: int = 20, progress: Progress = silent) -> Quality:
-    """The quality of a scorer's best k on a task; raises ValueError if the task has no users."""
+def measure(
+    scorer: Scorer,
+    task: Task,
+    *,
+    k: int = 20,
+    truncated: bool = False,
+    further: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Quality:
+    """The quality of a scorer's best k on a task; raises ValueError if the task has no users.
+
+    truncated: recall over min(k, relevant), as Liang et al. print it, instead of over all relevant, as LightGCN does.
+    further: metrics beside recall@k and ndcg@k, such as "mrr@20" or "ndcg@100".
+    """
     users, items = task.folded_in.shape
     if not users:
         raise ValueError("the task has no users: there is nothing to measure")
-    at_once = max(1, CELLS_AT_ONCE // max(items, 1))
-    ranked = np.empty((users, min(k, items)), np.int64)
-    for start in range(0, users, at_once):
-        progress("scoring users", start, users)
-        folded_in = task.folded_in[start : start + at_once]
-        scores = scorer(folded_in)
-        scores[folded_in.nonzero()] = -np.inf
-        ranked[start : start + at_once] = top_k(scores, k)
-    progress("scoring users", users, users)
+    asked = [(name, *_parsed(name)) for name in further]
+    ranked = _ranked(scorer, task, max([k, *(at for _, _, at in asked)]), progress)
     counts = np.diff(task.relevant.indptr).astype(np.int64)
     hit = metrics.hits(ranked, _rows(task.relevant))
+
+    def mean(metric: str, at: int) -> float:
+        if metric == "recall":
+            return float(metrics.recall(hit, counts, at, truncated=truncated).mean())
+        return float((metrics.ndcg(hit, counts, at) if metric == "ndcg" else metrics.mrr(hit, at)).mean())
+
     return Quality(
-        recall=float(metrics.recall(hit, counts, k).mean()),
-        ndcg=float(metrics.ndcg(hit, counts, k).mean()),
-        coverage=metrics.coverage(ranked, items),
+        recall=mean("recall", k),
+        ndcg=mean("ndcg", k),
+        coverage=metrics.coverage(ranked[:, :k], items),
         users=users,
+        further={name: mean(metric, at) for name, metric, at in asked},
     )
 
 
@@ -148,24 +167,56 @@ def popular(popularity: F32) -> Scorer:
 
 def row_as_json(row: Row) -> str:
     """One JSON object on one line."""
-    quality = {f"{name}20": round(getattr(row.quality, name), 5) for name in ("recall", "ndcg", "coverage")}
-    training = {name: round(v, 5) if isinstance(v, float) else v for name, v in asdict(row.training).items()}
-    return json.dumps(
-        {"benchmark": row.benchmark, "model": row.model, **training, **quality, "users": row.quality.users}
-    )
+    quality, made = row.quality, row.training
+    figures = {"recall@20": quality.recall, "ndcg@20": quality.ndcg, "coverage@20": quality.coverage, **quality.further}
+    cost = {name: getattr(made, name) for name in ("tried", "choose_seconds", "train_seconds", "peak_mb")}
+    about = {"benchmark": row.benchmark, "model": row.model, "d": made.d, "settings": dict(made.settings)}
+    rounded = {name: round(value, 5) for name, value in (figures | cost).items()}
+    return json.dumps({**about, **rounded, "users": quality.users})
 
 
 def rows_as_markdown(rows: Sequence[Row]) -> str:
-    """A table for a page of results."""
-    lines = ["| benchmark | model | d | recall@20 | ndcg@20 | coverage@20 | users | a, p, bias | train s | peak MB |"]
-    lines.append("|" + " --- |" * 10)
+    """A table for a page of results, with a column for every metric that any row has."""
+    further = list(dict.fromkeys(name for row in rows for name in row.quality.further))
+    heads = ["benchmark", "model", "d", "recall@20", "ndcg@20", *further, "coverage@20", "users", "settings", "tried"]
+    lines = [_line([*heads, "train s", "peak MB"]), "|" + " --- |" * (len(heads) + 2)]
     for row in rows:
         quality, made = row.quality, row.training
-        figures = f"{quality.recall:.4f} | {quality.ndcg:.4f} | {quality.coverage:.3f} | {quality.users:,}"
-        chosen = "" if made.a is None else f"{made.a:g}, {made.p:g}, {made.bias:g}"
-        cost = f"{made.train_seconds:.1f} | {made.peak_mb:,.0f}"
-        lines.append(f"| {row.benchmark} | {row.model} | {made.d} | {figures} | {chosen} | {cost} |")
+        others = [f"{quality.further[name]:.4f}" if name in quality.further else "" for name in further]
+        figures = [f"{quality.recall:.4f}", f"{quality.ndcg:.4f}", *others, f"{quality.coverage:.3f}"]
+        chosen = ", ".join(
+            f"{name} {value if isinstance(value, str) else format(value, 'g')}" for name, value in made.settings.items()
+        )
+        cost = [f"{quality.users:,}", chosen, str(made.tried), f"{made.train_seconds:.1f}", f"{made.peak_mb:,.0f}"]
+        lines.append(_line([row.benchmark, row.model, str(made.d), *figures, *cost]))
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _parsed(name: str) -> tuple[str, int]:
+    """The metric and the length of list in a name such as "ndcg@100"."""
+    metric, _, at = name.partition("@")
+    if metric not in ("recall", "ndcg", "mrr") or not at.isdigit() or int(at) < 1:
+        raise ValueError(f"metric = {name}: known are recall@K, ndcg@K and mrr@K")
+    return metric, int(at)
+
+
+def _ranked(scorer: Scorer, task: Task, k: int, progress: Progress) -> I64:
+    """The best k items of every user without those folded in, (users, min(k, items))."""
+    users, items = task.folded_in.shape
+    at_once = max(1, CELLS_AT_ONCE // max(items, 1))
+    ranked = np.empty((users, min(k, items)), np.int64)
+    for start in range(0, users, at_once):
+        progress("scoring users", start, users)
+        folded_in = task.folded_in[start : start + at_once]
+        scores = scorer(folded_in)
+        scores[folded_in.nonzero()] = -np.inf
+        ranked[start : start + at_once] = top_k(scores, k)
+    progress("scoring users", users, users)
+    return ranked
 
 
 def _older(interactions: Interactions, rng: np.random.Generator) -> Bool:

@@ -1,0 +1,1 @@
+"""Other people's models behind one contract (`contract.py`), a family a file, to compare ours with."""

@@ -1,0 +1,1 @@
+"""Published protocols and one's own archive, a file each; `registry.py` lists the protocols by name."""

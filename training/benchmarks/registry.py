@@ -1,0 +1,36 @@
+"""The published protocols by name, and running one. `ledstream evaluate --benchmark` takes these names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from training.benchmarks.case import Benchmark, NoBenchmark, data_folder, in_its_own_process
+from training.benchmarks.gowalla import gowalla
+from training.evaluate import Row
+
+BENCHMARKS: dict[str, Benchmark] = {"gowalla": gowalla}
+
+
+def run(
+    name: str,
+    dims: Sequence[int] | None = None,
+    *,
+    models: Collection[str] | None = None,
+    folder: Path | None = None,
+) -> Iterator[Row]:
+    """The rows of a benchmark, each as soon as it is there; of the named models alone, if any are. Raises NoBenchmark.
+
+    Every case is measured in a process of its own, so that its peak memory is its own.
+    """
+    if name not in BENCHMARKS:
+        raise NoBenchmark(f"benchmark = {name}: known benchmarks are {', '.join(sorted(BENCHMARKS))}")
+    cases = BENCHMARKS[name](dims, data_folder(os.environ) if folder is None else folder)
+    known = {case.model for case in cases}
+    if models is not None and not known.issuperset(models):
+        unknown = ", ".join(sorted(set(models) - known))
+        raise NoBenchmark(f"models = {unknown}: benchmark {name} knows {', '.join(sorted(known))}")
+    for case in cases:
+        if models is None or case.model in models:
+            yield from in_its_own_process(case)
