@@ -29,6 +29,9 @@ Bool = npt.NDArray[np.bool_]
 # directions of equal length, just encoded, still leave a seventh.
 LEFT_TO_TRUST = 0.1
 RANKS_TOGETHER = 8
+MOST_HEADS = 8
+# Running sums hold the newest events at the tail's weight: where a factor takes most of it away, their rounding stays.
+LEAST_HEAD = 0.1
 NEVER_MS = np.iinfo(np.int64).min // 4  # reference time of a sum that holds nothing yet
 
 
@@ -38,10 +41,13 @@ class Encoder:
 
     kind_weights: event kind code (0..255) -> weight, 0 or 1e-6..1e6 (sums are float32). An absent code weighs nothing.
     half_life_s: age at which an event counts half; None for no decay.
+    head_weights: factors of the newest event that counts, the second newest and so on, at most MOST_HEADS; 0.1..1e6.
+    All older ones, the tail, have factor 1. Newest is what was applied last, whatever its time.
     """
 
     kind_weights: Mapping[int, float]
     half_life_s: float | None = None
+    head_weights: tuple[float, ...] = ()
     _table: F64 = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +58,11 @@ class Encoder:
             table[code] = weight
         if self.half_life_s is not None and not 0 < self.half_life_s < np.inf:
             raise ValueError(f"half_life_s = {self.half_life_s}: must be a number above 0, or None")
+        if len(self.head_weights) > MOST_HEADS:
+            raise ValueError(f"head_weights holds {len(self.head_weights)} factors: at most {MOST_HEADS} are possible")
+        for place, factor in enumerate(self.head_weights):
+            if not LEAST_HEAD <= factor <= 1e6:
+                raise ValueError(f"head_weights[{place}] = {factor}: factors are {LEAST_HEAD}..1e6, the tail's being 1")
         object.__setattr__(self, "_table", table)
 
     def kind_weight(self, kinds: U8) -> F64:

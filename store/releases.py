@@ -37,7 +37,7 @@ from store.gate_reports import Check, GateReports
 from store.item_index import MIN_RECALL, ItemIndex, build, load
 from store.stamps import Stamp, sha256_of, stamps
 
-FORMAT = 2
+FORMAT, FORMAT_WITH_HEADS = 2, 3  # of an encoder with head weights, which programs before them must not overlook
 DESCRIPTION = "release.json"
 UNFINISHED, UNFINISHED_FOR_S = ".unfinished-", 86400
 ARRAYS = {
@@ -72,6 +72,7 @@ class Model:
     kind_weights: weight of each kind of event by name. sample_vectors: (m, dim) user vectors of the training data,
     on which the index is tested; without them, users of one item are taken.
     about: what made it (data range, settings, metrics); must be JSON.
+    head_weights: factors of a user's newest events (`led.encoder.Encoder`).
     """
 
     item_ids: Sequence[str]
@@ -83,6 +84,7 @@ class Model:
     half_life_s: float | None = None
     sample_vectors: F32 | None = None
     about: Mapping[str, object] = field(default_factory=dict)
+    head_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class ReleaseInfo:
     half_life_s: float | None
     index: Mapping[str, Any]
     about: Mapping[str, Any]
+    head_weights: tuple[float, ...] = ()
 
 
 class Release:
@@ -107,7 +110,7 @@ class Release:
         self.version = info.version
         self.key = release_key(info.version)
         self.dim = info.dim
-        self.encoder = _encoder(info.kind_weights, info.half_life_s, kind_code)
+        self.encoder = _encoder(info, kind_code)
         self.item_keys: U64 = _map(folder / "item_keys.npy")
         self.input_embeddings: F32 = _map(folder / "input_embeddings.npy")
         self.output_embeddings: F32 = _map(folder / "output_embeddings.npy")
@@ -220,8 +223,11 @@ class Releases:
         and an index that does not reach min_recall against exact search.
         """
         order, keys = self._order(model)
-        _check_model(model)
-        _encoder(model.kind_weights, model.half_life_s, self._kind_code)
+        try:
+            soundness.check_model(model)
+        except ValueError as error:
+            raise BadRelease(str(error)) from None
+        _encoder(model, self._kind_code)
         output, biases = model.output_embeddings[order], model.biases[order]
         queries = model.sample_vectors if model.sample_vectors is not None else model.input_embeddings[:1000]
         index, report = build(with_bias(output, biases), with_one(queries), min_recall=min_recall)
@@ -296,42 +302,15 @@ def release_key(version: str) -> int:
     return int.from_bytes(hashlib.blake2b(version.encode(), digest_size=8).digest(), "big") or 1
 
 
-def _encoder(kind_weights: Mapping[str, float], half_life_s: float | None, kind_code: Mapping[str, int]) -> Encoder:
-    unknown = sorted(set(kind_weights) - set(kind_code))
+def _encoder(made: Model | ReleaseInfo, kind_code: Mapping[str, int]) -> Encoder:
+    unknown = sorted(set(made.kind_weights) - set(kind_code))
     if unknown:
         raise BadRelease(f"kinds {', '.join(unknown)} are not among this process's kinds")
+    by_code = {kind_code[kind]: weight for kind, weight in made.kind_weights.items()}
     try:
-        return Encoder({kind_code[kind]: weight for kind, weight in kind_weights.items()}, half_life_s)
+        return Encoder(by_code, made.half_life_s, tuple(made.head_weights))
     except ValueError as error:
         raise BadRelease(str(error)) from None
-
-
-def _check_model(model: Model) -> None:
-    n = len(model.item_ids)
-    if n == 0:
-        raise BadRelease("the model has no items")
-    for name in ("input_embeddings", "output_embeddings", "biases", "popularity"):
-        array = getattr(model, name)
-        dimensions = 2 if name.endswith("embeddings") else 1
-        if array.dtype != np.float32 or array.ndim != dimensions or len(array) != n:
-            raise BadRelease(f"{name} is {array.dtype} of shape {array.shape}, float32 of {n} rows expected")
-        if not np.isfinite(array).all():
-            raise BadRelease(f"{name} holds values that are not finite")
-    if model.input_embeddings.shape != model.output_embeddings.shape:
-        raise BadRelease(f"shapes {model.input_embeddings.shape} and {model.output_embeddings.shape} differ")
-    if "" in model.item_ids:
-        raise BadRelease("item_ids hold an empty id")
-    if model.sample_vectors is not None:
-        _check_samples(model.sample_vectors, model.input_embeddings.shape[1])
-    if not model.output_embeddings.any():
-        raise BadRelease("output_embeddings are all zero")
-
-
-def _check_samples(vectors: F32, dim: int) -> None:
-    if vectors.ndim != 2 or vectors.shape[1] != dim or not len(vectors):
-        raise BadRelease(f"sample_vectors have shape {vectors.shape}, (one or more, {dim}) expected")
-    if not np.isfinite(vectors).all():
-        raise BadRelease("sample_vectors hold values that are not finite")
 
 
 def _describe(folder: Path, model: Model, index: Mapping[str, Any], now_ms: int) -> str:
@@ -339,13 +318,16 @@ def _describe(folder: Path, model: Model, index: Mapping[str, Any], now_ms: int)
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:8]
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)
     version = f"{moment:%Y%m%dT%H%M%S}{now_ms % 1000:03d}Z-{digest}"
+    encoder: dict[str, object] = {"kind_weights": dict(model.kind_weights), "half_life_s": model.half_life_s}
+    if model.head_weights:
+        encoder["head_weights"] = list(model.head_weights)
     description = {
-        "format": FORMAT,
+        "format": FORMAT_WITH_HEADS if model.head_weights else FORMAT,
         "version": version,
         "dim": model.input_embeddings.shape[1],
         "items": len(model.item_ids),
         "created_ms": now_ms,
-        "encoder": {"kind_weights": dict(model.kind_weights), "half_life_s": model.half_life_s},
+        "encoder": encoder,
         "index": index,
         "about": model.about,
         "files": files,
@@ -359,8 +341,9 @@ def _describe(folder: Path, model: Model, index: Mapping[str, Any], now_ms: int)
 def _read_description(folder: Path) -> tuple[ReleaseInfo, dict[str, tuple[str, int]]]:
     try:
         raw = json.loads((folder / DESCRIPTION).read_text())
-        if raw["format"] != FORMAT:
-            raise BadRelease(f"release {folder.name}: format {raw['format']}, this program knows {FORMAT}", "format")
+        if raw["format"] not in (FORMAT, FORMAT_WITH_HEADS):
+            known = f"this program knows {FORMAT} and {FORMAT_WITH_HEADS}"
+            raise BadRelease(f"release {folder.name}: format {raw['format']}, {known}", "format")
         info = ReleaseInfo(
             version=raw["version"],
             dim=int(raw["dim"]),
@@ -370,6 +353,7 @@ def _read_description(folder: Path) -> tuple[ReleaseInfo, dict[str, tuple[str, i
             half_life_s=raw["encoder"]["half_life_s"],
             index=dict(raw["index"]),
             about=dict(raw["about"]),
+            head_weights=tuple(float(factor) for factor in raw["encoder"].get("head_weights", ())),
         )
         files = {str(name): (str(sha), int(size)) for name, (sha, size) in raw["files"].items()}
     except (OSError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:

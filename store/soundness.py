@@ -20,7 +20,7 @@ from led.ranking import with_one
 from store.gate_reports import Check, check
 
 if TYPE_CHECKING:
-    from store.releases import Release
+    from store.releases import Model, Release
 
 PROBE = "probe.json"
 PROBES, PROBE_TIMELINE = 64, 3
@@ -30,6 +30,28 @@ MOST_ZERO_ROWS = 0.5
 # Honest tables reach some thousands: a row of the closed form goes by the root of the item's events, or its inverse.
 LONGEST_TO_MEDIAN = 1e6
 SAME = 1e-4  # of the largest score: float32 sums in another order differ by less
+
+
+def check_model(model: Model) -> None:
+    """Raises ValueError for what no release can be made of, before anything is written."""
+    n = len(model.item_ids)
+    if n == 0:
+        raise ValueError("the model has no items")
+    for name in ("input_embeddings", "output_embeddings", "biases", "popularity"):
+        array = getattr(model, name)
+        dimensions = 2 if name.endswith("embeddings") else 1
+        if array.dtype != np.float32 or array.ndim != dimensions or len(array) != n:
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, float32 of {n} rows expected")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are not finite")
+    if model.input_embeddings.shape != model.output_embeddings.shape:
+        raise ValueError(f"shapes {model.input_embeddings.shape} and {model.output_embeddings.shape} differ")
+    if "" in model.item_ids:
+        raise ValueError("item_ids hold an empty id")
+    if model.sample_vectors is not None:
+        _check_samples(model.sample_vectors, model.input_embeddings.shape[1])
+    if not model.output_embeddings.any():
+        raise ValueError("output_embeddings are all zero")
 
 
 def probe(keys: npt.NDArray[np.uint64], inputs: F32, outputs: F32, biases: F32) -> dict[str, list[Any]]:
@@ -63,6 +85,13 @@ def checks(
     yield _probe(release, probed)
     if release.has_index:
         yield _index(release)
+
+
+def _check_samples(vectors: F32, dim: int) -> None:
+    if vectors.ndim != 2 or vectors.shape[1] != dim or not len(vectors):
+        raise ValueError(f"sample_vectors have shape {vectors.shape}, (one or more, {dim}) expected")
+    if not np.isfinite(vectors).all():
+        raise ValueError("sample_vectors hold values that are not finite")
 
 
 def _finite(release: Release) -> Check:
