@@ -72,8 +72,30 @@ class Interactions:
         return replace(self, matrix=matrix, times_ms=None if self.times_ms is None else self.times_ms[kept])
 
 
+@dataclass(frozen=True)
+class SelectedEvents:
+    """Events that count, in the order of their table. users, items, kinds: (n,) places in the lists of names.
+
+    Users and items without an event are in no list.
+    """
+
+    users: I64
+    items: I64
+    kinds: I64
+    weights: F64
+    times_ms: I64
+    user_ids: list[str]
+    item_ids: list[str]
+    kind_names: list[str]
+
+
 def collect(events: pa.Table, selection: Selection) -> Interactions:
-    """The interactions in a table with columns user_id, item_id, kind and time_ms (int64); other columns are ignored.
+    """The interactions in a table with columns user_id, item_id, kind and time_ms (int64); others are ignored."""
+    return interactions_of(select(events, selection), selection.half_life_s)
+
+
+def select(events: pa.Table, selection: Selection) -> SelectedEvents:
+    """The events that a selection leaves of a table with the columns of `collect`.
 
     An event of kind `erase` takes with it every event of its user up to its time, and, where the table has a column
     `appended_ms`, every event that reached the log before it: a browser's clock that runs ahead must not save what was
@@ -96,9 +118,26 @@ def collect(events: pa.Table, selection: Selection) -> Interactions:
     if selection.window_s is not None and keep.any():
         keep &= times_ms > times_ms[keep].max() - 1000 * selection.window_s
     keep[keep] = _with_enough_users(users[keep], items[keep], selection.min_item_users)
-    return _assembled(
-        _Coded(users[keep], user_ids), _Coded(items[keep], item_ids), weights[keep], times_ms[keep], selection
-    )
+    users, user_ids = _compact(users[keep], user_ids)
+    items, item_ids = _compact(items[keep], item_ids)
+    return SelectedEvents(users, items, kinds[keep], weights[keep], times_ms[keep], user_ids, item_ids, kind_names)
+
+
+def interactions_of(events: SelectedEvents, half_life_s: float | None = None) -> Interactions:
+    """Their cells. half_life_s: of `Selection`."""
+    weights = events.weights * decay(events.times_ms.max(initial=0) - events.times_ms, half_life_s)
+    pairs = events.users * len(events.item_ids) + events.items
+    order = np.argsort(pairs, kind="stable")
+    starts = np.flatnonzero(np.diff(pairs[order], prepend=-1))
+    cells = pairs[order][starts]
+    shape = (len(events.user_ids), len(events.item_ids))
+    if not len(cells):
+        return Interactions([], [], sp.csr_array(np.zeros(shape, np.float32)), events.times_ms)
+    strongest = np.maximum.reduceat(weights[order], starts).astype(np.float32)
+    newest = np.maximum.reduceat(events.times_ms[order], starts)
+    ends = np.searchsorted(cells, np.arange(shape[0] + 1) * shape[1])
+    matrix = sp.csr_array((strongest, cells % shape[1], ends), shape=shape)
+    return Interactions(events.user_ids, events.item_ids, matrix, newest)
 
 
 def without_times(users: I64, items: I64) -> Interactions:
@@ -108,17 +147,6 @@ def without_times(users: I64, items: I64) -> Interactions:
     matrix.sort_indices()
     user_ids, item_ids = ([str(number) for number in range(size)] for size in shape)
     return Interactions(user_ids, item_ids, matrix, None)
-
-
-@dataclass(frozen=True)
-class _Coded:
-    codes: I64
-    ids: list[str]
-
-    def compact(self) -> _Coded:
-        """Only the ids that are used."""
-        used, codes = np.unique(self.codes, return_inverse=True)
-        return _Coded(codes.astype(np.int64), [self.ids[code] for code in used])
 
 
 def codes(column: Any) -> tuple[I64, list[str]]:
@@ -147,21 +175,10 @@ def _with_enough_users(users: I64, items: I64, least: int) -> Bool:
     return np.asarray(counts[items] >= least)
 
 
-def _assembled(users: _Coded, items: _Coded, weights: F64, times_ms: I64, selection: Selection) -> Interactions:
-    users, items = users.compact(), items.compact()
-    weights = weights * decay(times_ms.max(initial=0) - times_ms, selection.half_life_s)
-    pairs = users.codes * len(items.ids) + items.codes
-    order = np.argsort(pairs, kind="stable")
-    starts = np.flatnonzero(np.diff(pairs[order], prepend=-1))
-    cells = pairs[order][starts]
-    shape = (len(users.ids), len(items.ids))
-    if not len(cells):
-        return Interactions([], [], sp.csr_array(np.zeros(shape, np.float32)), times_ms)
-    strongest = np.maximum.reduceat(weights[order], starts).astype(np.float32)
-    newest = np.maximum.reduceat(times_ms[order], starts)
-    ends = np.searchsorted(cells, np.arange(shape[0] + 1) * shape[1])
-    matrix = sp.csr_array((strongest, cells % shape[1], ends), shape=shape)
-    return Interactions(users.ids, items.ids, matrix, newest)
+def _compact(codes: I64, ids: list[str]) -> tuple[I64, list[str]]:
+    """Codes into only the ids that are used, and those ids."""
+    used, codes = np.unique(codes, return_inverse=True)
+    return codes.astype(np.int64), [ids[code] for code in used]
 
 
 def decay(ages_ms: I64, half_life_s: float | None) -> F64:
