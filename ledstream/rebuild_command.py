@@ -34,9 +34,6 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 HOLD_S = 30
 RENEW_EVERY_S = 5.0
-# What a consumer had read before the hold is written by then, or has failed: a batch takes a third of a second, a call
-# of the store two at most, and a machine may be slow.
-SETTLE_S = 10.0
 ROWS_AT_ONCE = 2000
 
 
@@ -54,13 +51,10 @@ def run(settings: Settings, source: str | None) -> int:
 
 
 class Rebuild:
-    """Makes the records of `states` anew. settle_s: how long a write that was on its way may take."""
+    """Makes the records of `states` anew."""
 
-    def __init__(
-        self, settings: Settings, log: Log, states: UserStates, progress: Progress, *, settle_s: float = SETTLE_S
-    ) -> None:
+    def __init__(self, settings: Settings, log: Log, states: UserStates, progress: Progress) -> None:
         self._settings, self._log, self._states, self._progress = settings, log, states, progress
-        self._settle_s = settle_s
         self._folder, self._identity = settings.archive_dir, log.identity(EVENTS)
         self._renewed_at = 0.0
 
@@ -109,7 +103,6 @@ class Rebuild:
     def _held(self, work: Callable[[], R]) -> R:
         self._states.hold(f"process {os.getpid()} on {socket.gethostname()}", HOLD_S)
         try:
-            time.sleep(self._settle_s)
             done = work()
             self._states.hold_on(HOLD_S)  # it did not lapse meanwhile
         finally:

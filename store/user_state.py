@@ -1,6 +1,8 @@
 """User records in Redis (`store/user_record.py` has their bytes), and how far each partition of the log is in them.
 
-A record is replaced only where what was read is still what is stored, so zombies, races and retries change nothing.
+A record is replaced only where what was read is still what is stored, so zombies, races and retries change nothing; and
+only while nobody else holds the records and the position is the one they were read with: a batch from before a rebuild
+has no place in what was made anew, nor has a new user of it.
 The position of a partition moves the same way, after the records: it is the store, not the log's commits, that says
 where reading goes on. A store that was flushed, or restored from an older copy, says so by its positions.
 """
@@ -26,19 +28,24 @@ USERS_PER_CALL = 250  # what keeps the server from everybody else for half a mil
 DAMAGED_KEPT_S = 7 * 86400
 NOTHING = b""
 
-# KEYS: records. ARGV: seconds to live; then, each for all keys in one piece, which costs the server half of what two
-# arguments a key do: the fences of what was read (zeros: no record), the new records' lengths (16 bits), the records.
-# Answers the places of those that hold something else by now.
+# KEYS: hold, position, records. ARGV: who may hold them (nothing: nobody), the position read (nothing: none), seconds
+# to live; then, each for all keys in one piece, which costs the server half of what two arguments a key do: the fences
+# of what was read (zeros: no record), the new records' lengths (16 bits), the records.
+# Answers the places of those that hold something else by now: of all where the hold or the position does.
 _REPLACE = f"""
 local call, sub, byte = redis.call, string.sub, string.byte
-local ttl, fences, lengths, records = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local ttl, fences, lengths, records = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local refused, at, none = {{}}, 1, string.rep('\\0', {FENCE_BYTES})
-for i, key in ipairs(KEYS) do
+local is_ours = (call('GET', KEYS[1]) or '') == ARGV[1] and (call('GET', KEYS[2]) or '') == ARGV[2]
+for i = 1, #KEYS - 2 do
+  local key = KEYS[i + 2]
   local low, high = byte(lengths, 2 * i - 1, 2 * i)
   local after = at + low + 256 * high
   local fence, record = sub(fences, {FENCE_BYTES} * (i - 1) + 1, {FENCE_BYTES} * i), sub(records, at, after - 1)
   local stored
-  if fence == none then
+  if not is_ours then
+    stored = false
+  elseif fence == none then
     stored = call('SET', key, record, 'EX', ttl, 'NX')
   elseif call('GETRANGE', key, 0, {FENCE_BYTES - 1}) == fence then
     stored = call('SET', key, record, 'EX', ttl)
@@ -51,10 +58,11 @@ return refused
 
 _REPLACE_SHA = hashlib.sha1(_REPLACE.encode()).hexdigest()
 
-# KEYS: position. ARGV: the position read (nothing: none), the new one.
+# KEYS: hold, position. ARGV: who may hold the records, the position read (nothing: none), the new one.
 _ADVANCE = """
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2])
+if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return 0 end
+redis.call('SET', KEYS[2], ARGV[3])
 return 1
 """
 
@@ -278,29 +286,31 @@ class Update:
         return [data or NOTHING for _, _, *part in answers for data in part]
 
     def replace(self, keys: Sequence[bytes], old: Sequence[bytes], new: Sequence[bytes]) -> None:
-        """Store new records where the old bytes (NOTHING: none) still are."""
+        """Store new records where the old bytes (NOTHING: none) still are, and the position still is `position`."""
         calls: list[tuple[bytes | str | int, ...]] = []
         for start in range(0, len(keys), USERS_PER_CALL):
             part = slice(start, start + USERS_PER_CALL)
             fences = b"".join([was[:FENCE_BYTES].ljust(FENCE_BYTES, b"\0") for was in old[part]])
             lengths = struct.pack(f"<{len(new[part])}H", *map(len, new[part]))
             records = b"".join(new[part])
-            of_all = self._idle_after_s, fences, lengths, records
-            calls.append((b"EVALSHA", _REPLACE_SHA, len(keys[part]), *keys[part], *of_all))
+            stays = self._holder or "", "" if self.position is None else self.position
+            call = *self._beside, *keys[part], *stays, self._idle_after_s, fences, lengths, records
+            calls.append((b"EVALSHA", _REPLACE_SHA, 2 + len(keys[part]), *call))
         self._writes.send(calls)
 
     def refused(self) -> list[int]:
-        """Places of the new records that were not stored, because others are there by now."""
+        """Places of the new records that were not stored, because others are there by now; look at `records` again."""
         answers = self._writes.receive()
         return [USERS_PER_CALL * call + place - 1 for call, places in enumerate(answers) for place in places]
 
     def advance(self, old: int | None, new: int) -> bool:
-        """Move the position, once all that was written is answered; False, and nothing moved, where it is not `old`.
+        """Move the position, once all that was written is answered; False, and nothing moved, where it is not `old`, or
+        where another holds the records.
 
         Over the very connection the records went by: where a store that lost some has come back meanwhile, it fails.
         """
         was: str | int = "" if old is None else old
-        self._writes.send([(b"EVALSHA", _ADVANCE_SHA, 1, self._beside[1], was, new)])
+        self._writes.send([(b"EVALSHA", _ADVANCE_SHA, 2, *self._beside, self._holder or "", was, new)])
         return bool(self._writes.receive()[0])
 
 

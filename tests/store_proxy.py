@@ -33,8 +33,11 @@ class Command(NamedTuple):
         return self.words[3 + int(self.words[2]) :]
 
     def writes(self, what: bytes) -> bool:
-        """Whether it runs a script on keys that contain this: b":u:" for user records, b":position:"."""
-        return self.words[0].upper() == b"EVALSHA" and any(what in key for key in self.keys)
+        """Whether it runs a script to write keys that contain this: b":u:" for user records, b":position:".
+
+        Those that a script only looks at are its first.
+        """
+        return self.words[0].upper() == b"EVALSHA" and what in self.keys[-1]
 
     def reads(self, what: bytes) -> bool:
         """Whether it looks up keys that contain this."""

@@ -85,7 +85,7 @@ def states(settings: Settings, redis_client: Client) -> UserStates:
 
 
 def rebuild(settings: Settings, log: Log, states: UserStates) -> Rebuild:
-    return Rebuild(settings, log, states, silent, settle_s=0)
+    return Rebuild(settings, log, states, silent)
 
 
 def consumer(log: TroubledLog, states: UserStates) -> TimelineConsumer:
@@ -196,6 +196,38 @@ def test_two_rebuilds_at_once_are_one_too_many_and_a_lapsed_hold_is_noticed(
     assert states.position(1) is None
     rebuild(settings, log, states).from_archive()
     assert not redis_client.exists(f"{settings.namespace}:rebuilding")
+
+
+def test_a_consumer_that_slept_with_a_batch_in_hand_stores_nothing_of_it_once_a_rebuild_began_or_is_over(
+    settings: Settings, log: TroubledLog, states: UserStates, redis_address: str
+) -> None:
+    """Users it had found nowhere would be new to the store again: with the end of their past, and not the rest."""
+    meanwhile: list[bytes] = []
+
+    def sleep_through_a_rebuild(command: Command) -> None:
+        if command.writes(b":u:") and not meanwhile:
+            meanwhile.append(command.keys[-1])
+            states.hold("process 5 on elsewhere", HOLD_S)
+            with connect(redis_address) as client:
+                assert len(client.execute_command("EVALSHA", *command.words[1:])) == len(command.keys) - 2
+            states.let_go()
+            rebuild(settings, log, states).from_log()
+
+    send(log, views(60))
+    with StoreProxy(redis_address) as proxy, connect(proxy.address) as client:
+        sleeper = parts.user_states(settings, client)
+        consume(log, consumer(log, sleeper))
+        send(log, [Event("ana", f"item-{n}", "view", int(time.time() * 1000)) for n in range(3)])
+        proxy.before = sleep_through_a_rebuild
+        consume(log, consumer(log, sleeper))
+    assert meanwhile
+    assert contents(states, [*USERS, "ana"]) == [None] * (len(USERS) + 1)
+    consume(log, consumer(log, states))
+    again = contents(states, [*USERS, "ana"])
+    assert None not in again
+    rebuild(settings, log, states).from_log()
+    consume(log, consumer(log, states))
+    assert contents(states, [*USERS, "ana"]) == again
 
 
 @contextmanager

@@ -244,7 +244,10 @@ class Consuming(RuleBasedStateMachine):
 
     def write_half_and_crash(self, command: Command) -> None:
         if command.writes(b":u:"):
-            half, client = len(command.keys) // 2, cast(Any, self.around.client)
+            half, client = (
+                2 + (len(command.keys) - 2) // 2,
+                cast(Any, self.around.client),
+            )  # hold and position come first
             client.execute_command("EVALSHA", command.words[1], half, *command.keys[:half], *command.arguments)
         self.crash(command)
 
