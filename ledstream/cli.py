@@ -32,7 +32,7 @@ TRAINING = (
     *("kinds", "half_life_s", "train_days", "train_half_life_s"),
     *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune", "max_release_lag_s"),
 )
-
+LIMITS = ("train_nice", "train_threads", "train_memory_mb")
 TRIAL = ("canary_share", "canary_s")
 
 
@@ -101,14 +101,19 @@ def _consume(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _train(settings: Settings, arguments: argparse.Namespace) -> int:
+    if arguments.every:
+        from ledstream import schedule
+
+        if not settings.retrain_every:
+            raise SettingsError("--every needs LEDSTREAM_RETRAIN_EVERY (--retrain-every) above 0")
+        schedule.run_forever(settings)
+        return 0
+    from ledstream import limits
+
+    limits.give_way(settings)
     from ledstream import train_command
 
-    if arguments.every:
-        if not settings.train_every_s:
-            raise SettingsError("--every needs LEDSTREAM_TRAIN_EVERY_S (--train-every-s) above 0")
-        train_command.run_forever(settings)
-    else:
-        print(train_command.run_once(settings))
+    print(train_command.run_once(settings))
     return 0
 
 
@@ -191,7 +196,7 @@ def _consume_arguments(parser: Parser) -> None:
 
 
 def _train_arguments(parser: Parser) -> None:
-    parser.add_argument("--every", action="store_true", help="train again and again, each LEDSTREAM_TRAIN_EVERY_S")
+    parser.add_argument("--every", action="store_true", help="train again and again, each LEDSTREAM_RETRAIN_EVERY")
 
 
 def _evaluate_arguments(parser: Parser) -> None:
@@ -252,7 +257,7 @@ COMMANDS = (
         "up",
         "run the whole system on this machine",
         _up,
-        (*WHERE, *SERVER, *TRAINING, *TRIAL, "archive_flush_s", "train_every_s"),
+        (*WHERE, *SERVER, *TRAINING, *LIMITS, *TRIAL, "archive_flush_s", "retrain_every"),
     ),
     Command("serve", "run the HTTP server", _serve, (*WHERE, *SERVER)),
     Command("consume", "run one consumer", _consume, (*WHERE, *CONSUMER), _consume_arguments),
@@ -260,7 +265,7 @@ COMMANDS = (
         "train",
         "train a release on the archive and make it current",
         _train,
-        (*WHERE, *TRAINING, *TRIAL, "train_every_s"),
+        (*WHERE, *TRAINING, *LIMITS, *TRIAL, "retrain_every"),
         _train_arguments,
     ),
     Command(

@@ -19,6 +19,9 @@ PREFIX = "LEDSTREAM_"
 NOT_SETTINGS = {"LEDSTREAM_DATA"}  # where tests look for recorded data; and LEDSTREAM_TEST_*, their servers
 _KIND = re.compile(rf"[!-+\--<>-~]{{1,{MAX_KIND_BYTES}}}")  # what the text of LEDSTREAM_KINDS can hold
 
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd])")
+
 
 class SettingsError(ValueError):
     """A setting that is unknown or has a bad value; the message names it."""
@@ -60,7 +63,14 @@ class Settings(BaseModel):
 
     archive_flush_s: float = Field(60, gt=0, description="longest time an event waits for its archive file")
     train_days: int = Field(30, ge=1, description="days of archive a release is trained on")
-    train_every_s: float = Field(0, ge=0, allow_inf_nan=False, description="`up` retrains so often; 0: only when asked")
+    retrain_every: float = Field(
+        0, ge=0, allow_inf_nan=False, description="`up` retrains so often: 30m, 1h, 1d, or seconds; 0: only when asked"
+    )
+    train_nice: int = Field(10, ge=0, le=19, description="niceness of a training: who serves goes first")
+    train_threads: int = Field(1, ge=1, le=256, description="threads of a training; more where nothing else runs")
+    train_memory_mb: int = Field(
+        0, ge=0, description="memory a training may take, in MiB; 0: what is free when it starts"
+    )
     canary_share: float = Field(0, ge=0, le=1, description="share of users a new release is tried on first; 0: none")
     canary_s: float = Field(600, gt=0, allow_inf_nan=False, description="how long a new release is tried")
     train_half_life_s: float = Field(
@@ -79,6 +89,12 @@ class Settings(BaseModel):
     dim: int = Field(64, ge=1, le=4096, description="dimension of the embeddings")
     tune: bool = Field(False, description="choose the model's exponents on a validation part, which takes longer")
     supervisor_pid: int = Field(0, ge=0, description="stop when this process is gone; set by `up`")
+
+    @field_validator("retrain_every", mode="before")
+    @classmethod
+    def _read_span(cls, value: object) -> object:
+        span = _SPAN.fullmatch(value.strip()) if isinstance(value, str) else None
+        return float(span[1]) * SECONDS[span[2]] if span else value
 
     @field_validator("kinds", mode="before")
     @classmethod

@@ -1,9 +1,10 @@
-"""`ledstream train`: archive to release, judged and announced; once, or again and again."""
+"""`ledstream train`: archive to release, judged and announced."""
 
 from __future__ import annotations
 
 import logging
-import threading
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,11 +14,9 @@ from datetime import UTC, datetime, timedelta
 from consumers.archive import archive_row
 from ledstream import parts
 from ledstream.canary_command import introduce
-from ledstream.judge import judging
-from ledstream.process import stop_on_signals
+from ledstream.process import stop_with_supervisor
 from ledstream.settings import Settings
 from store.archive import Archive, ArchiveRow, read_archive
-from store.item_index import LowRecall
 from store.releases import BadRelease
 from stream.announcements import Announcement, read_announcement
 from stream.events import DecodeError, decode_event
@@ -27,7 +26,7 @@ from training.gate import ArchivedEvents, GateSettings, examine
 from training.interactions import Selection
 from training.progress import progress_bars
 from training.spectral import SpectralSettings
-from training.train import Grid, TooFewEvents, TrainSettings, train
+from training.train import Grid, TrainSettings, train
 
 logger = logging.getLogger(__name__)
 READ_AT_ONCE = 5000
@@ -116,24 +115,9 @@ def not_archived(archive: Archive, log: Log) -> Iterator[ArchiveRow]:
 
 def run_once(settings: Settings) -> str:
     """`ledstream train`."""
+    stop_with_supervisor(settings, lambda: os.kill(os.getpid(), signal.SIGTERM))
     log = parts.open_log(settings)
     try:
         return train_once(settings, log, int(time.time() * 1000))
     finally:
         log.close()
-
-
-def run_forever(settings: Settings) -> None:
-    """`ledstream train --every`: a release each train_every_s; one that fails is reported, and the next is tried.
-
-    Canaries are judged meanwhile.
-    """
-    stop: threading.Event = stop_on_signals(settings)
-    log = parts.open_log(settings)
-    with judging(settings, log, stop):
-        while not stop.wait(settings.train_every_s):
-            try:
-                train_once(settings, log, int(time.time() * 1000))
-            except (TooFewEvents, BadRelease, LowRecall) as error:
-                logger.warning("no release this time: %s", error)
-    log.close()

@@ -44,7 +44,7 @@ def test_variables_of_tests_and_their_data_are_no_settings() -> None:
         ("PORT", ""), ("PORT", "0"), ("PORT", "65536"), ("PORT", "80.5"), ("PORT", "http"),
         ("PARTITIONS", "0"), ("PARTITIONS", "1025"), ("REPLICATION", "0"), ("WORKERS", "-1"), ("DIM", "0"),
         ("NAMESPACE", ""), ("NAMESPACE", "a b"), ("NAMESPACE", "led\n"), ("NAMESPACE", "x" * 33), ("NAMESPACE", "a.b"),
-        ("HALF_LIFE_S", "-1"), ("HALF_LIFE_S", "nan"), ("HALF_LIFE_S", "inf"), ("TRAIN_EVERY_S", "inf"),
+        ("HALF_LIFE_S", "-1"), ("HALF_LIFE_S", "nan"), ("HALF_LIFE_S", "inf"), ("RETRAIN_EVERY", "inf"),
         ("MAX_EVENT_AGE_S", "nan"), ("ARCHIVE_FLUSH_S", "0"), ("IDLE_AFTER_S", "0"), ("TIMELINE_EVENTS", "1001"),
         ("TUNE", "perhaps"), ("SUPERVISOR_PID", "-5"),
         ("KINDS", ""), ("KINDS", "view=1,view=2"), ("KINDS", "view=-1"), ("KINDS", "view=nan"), ("KINDS", "view=inf"),
