@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from store.profiles import profiles
 from store.releases import Release
-from store.user_record import TIMELINE, Applied, UserRecord, source_of
-from store.user_state import UserStates, encode_timelines, user_vectors
+from store.user_record import TIMELINE, Applied, UserRecord, decode_record, head_of, source_of
+from store.user_state import UserStates, encode_timelines, is_damaged
 from stream.events import ERASE, Event, decode_event, event_key, item_key, kind_code
 from stream.log import Log
 from stream.topics import EVENTS
@@ -123,18 +124,19 @@ def compare(
     for first in range(0, len(users), USERS_AT_ONCE):
         progress(first)
         some = users[first : first + USERS_AT_ONCE]
-        good: list[UserRecord] = []
-        for user, record in zip(some, states.read(some), strict=True):
-            applied = record.applied if isinstance(record, UserRecord) else 0
+        good: list[bytes] = []
+        for user, data in zip(some, states.find(some), strict=True):
+            record = decode_record(data) if data and not is_damaged(data) else None
+            applied = record.applied if record else 0
             found.users += 1
             found.events += applied
             found.missing += max(expected[user].applied - applied, 0)
             found.surplus += max(applied - expected[user].applied, 0)
-            if isinstance(record, UserRecord) and _is_equal(expected[user], record, log_identity):
-                good.append(record)
+            if record and _is_equal(expected[user], record, log_identity):
+                good.append(data)
             else:
                 found.timelines_differing += 1
-                found.differing = [*found.differing, f"{user}: {record}"][:5]
+                found.differing = [*found.differing, f"{user}: {record or data!r}"][:5]
         _compare_vectors(good, releases, found)
     return found
 
@@ -151,14 +153,17 @@ def _is_equal(expected: Expected, record: UserRecord, log_identity: int) -> bool
     )
 
 
-def _compare_vectors(records: Sequence[UserRecord], releases: Mapping[int, Release], found: Comparison) -> None:
-    found.without_vector += sum(record.release not in releases for record in records)
+def _compare_vectors(records: Sequence[bytes], releases: Mapping[int, Release], found: Comparison) -> None:
+    """What a request would read of each record, and its timeline encoded."""
+    made_by = [head_of(data).release for data in records]
+    found.without_vector += sum(key not in releases for key in made_by)
     for key, release in releases.items():
-        made_by_it = [record for record in records if record.release == key]
+        made_by_it = [data for data, maker in zip(records, made_by, strict=True) if maker == key]
         if not made_by_it:
             continue
-        fresh = encode_timelines([record.timeline for record in made_by_it], release).vectors()
-        difference = np.linalg.norm(user_vectors(made_by_it, release) - fresh, axis=1)
+        fresh = encode_timelines([decode_record(data).timeline for data in made_by_it], release).vectors()
+        served = profiles(made_by_it, release).queries[:, :-1]
+        difference = np.linalg.norm(served - fresh, axis=1)
         length = np.maximum(np.linalg.norm(fresh, axis=1), 1e-9)
         found.vectors_differing += int(np.count_nonzero(difference > ROUNDING * length))
         found.largest_difference = max(found.largest_difference, float((difference / length).max()))

@@ -236,7 +236,7 @@ class _Step:
             users = np.flatnonzero(anew)
             entries = [kept[user] + new[user] for user in users.tolist()]
             whole = flat_entries(entries, heads["time_ms"][users], release)
-            sums.put(users, encode(release.encoder, release.input_embeddings, len(users), whole))
+            sums.put(users, encode(release.encoder.tail, release.input_embeddings, len(users), whole))
         steps, heads["scale"] = in_steps(sums.totals)
         heads["release"], heads["dim"] = release.key, release.dim
         heads["weight"], heads["mass"], heads["at_ms"] = sums.weights, sums.masses, sums.at_ms

@@ -1,6 +1,6 @@
 """The encoder: a user is a weighted average of item embeddings (LED, arXiv 2101.00870, Algorithm 1).
 
-    u = sum_t w_t e[i_t] / sum_t w_t,    w_t = weight(kind_t) * 2 ** (-(now - time_t) / half_life)
+    u = sum_t w_t e[i_t] / sum_t w_t,    w_t = weight(kind_t) * 2 ** (-(now - time_t) / half_life) * head(rank_t)
 
 The paper's encoder is the case of equal weights. `encode` is the slow, obvious way; `fold` moves the same
 two sums from one timeline to the next by touching only what entered and what left.
@@ -8,12 +8,15 @@ two sums from one timeline to the next by touching only what entered and what le
 Decay stays incremental because it cancels: both sums are kept as seen from one reference time `at_ms` (the newest
 event that counts so far). A newer event moves the reference and scales both sums by one factor, a late one enters
 already decayed, and the ratio, the user vector, does not depend on the reference at all.
+
+Position stays incremental because only a few newest events, the head, weigh otherwise than the tail. The running sums
+hold every event at the tail's weight, whatever its position, and `head_terms` is what a reader adds to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +52,7 @@ class Encoder:
     half_life_s: float | None = None
     head_weights: tuple[float, ...] = ()
     _table: F64 = field(init=False, repr=False, compare=False)
+    _heads: F64 = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         table = np.zeros(256)
@@ -64,6 +68,12 @@ class Encoder:
             if not LEAST_HEAD <= factor <= 1e6:
                 raise ValueError(f"head_weights[{place}] = {factor}: factors are {LEAST_HEAD}..1e6, the tail's being 1")
         object.__setattr__(self, "_table", table)
+        object.__setattr__(self, "_heads", np.array([*self.head_weights, 1.0]))
+
+    @property
+    def tail(self) -> Encoder:
+        """The same without head weights: whose sums are the running ones."""
+        return replace(self, head_weights=())
 
     def kind_weight(self, kinds: U8) -> F64:
         """Weight of each kind before any decay. Shape of kinds."""
@@ -80,14 +90,18 @@ class Encoder:
             return np.ones(np.shape(age_ms))
         return np.exp2(-np.asarray(age_ms, dtype=np.float64) / (1000.0 * self.half_life_s))
 
+    def head_factor(self, ranks: I64) -> F64:
+        """Factor of an event that so many counting ones came after, 1 in the tail. Shape of ranks."""
+        return self._heads[np.minimum(ranks, len(self.head_weights))]
+
     def weights(self, kinds: U8, times_ms: I64, at_ms: I64) -> F64:
-        """Weight of each event as seen from at_ms. All (n,)."""
+        """Weight of each event in the tail, as seen from at_ms. All of one shape."""
         return self.kind_weight(kinds) * self.decay(at_ms - times_ms)
 
 
 @dataclass
 class Sums:
-    """The running state of many users: what `fold` moves and what a user vector is read from.
+    """Two sums of many users, whose ratio is the user vector: running ones, which `fold` moves, or those of `encode`.
 
     totals: (users, dim) float32, weighted sums of item embeddings.
     weights: (users,) float64, sums of the weights of the events that had an embedding.
@@ -133,8 +147,20 @@ class Events:
     times_ms: I64
 
 
+@dataclass(frozen=True)
+class Newest:
+    """Events that users' timelines end with, as many of each, oldest first. Arrays (users, events), events above 0.
+
+    rows: as in Events, and -1 where a timeline has not as many; kinds and times_ms are anything there.
+    """
+
+    rows: I64
+    kinds: U8
+    times_ms: I64
+
+
 def fold(encoder: Encoder, embeddings: F32, sums: Sums, entered: Events, left: Events) -> Sums:
-    """The sums after `entered` joined the timelines and `left` was evicted from them. Returns new arrays.
+    """The running sums after `entered` joined the timelines and `left` was evicted from them. Returns new arrays.
 
     embeddings: (items, dim) float32 input embeddings of the release that `sums` belongs to.
     Applying the same events twice counts them twice: who calls this keeps the log offset beside the sums.
@@ -160,9 +186,55 @@ def fold(encoder: Encoder, embeddings: F32, sums: Sums, entered: Events, left: E
 
 
 def encode(encoder: Encoder, embeddings: F32, users: int, events: Events) -> Sums:
-    """The sums of whole timelines, from nothing: the reference `fold` is tested against."""
-    none = Events(events.users[:0], events.rows[:0], events.kinds[:0], events.times_ms[:0])
-    return fold(encoder, embeddings, Sums.zeros(users, embeddings.shape[1]), events, none)
+    """The sums of whole timelines by definition, head weights included: what every incremental way is tested against.
+
+    The running sums of `fold` are those of `encoder.tail`.
+    """
+    events = _counting(encoder, events)
+    w = encoder.kind_weight(events.kinds) * recency(encoder, events.users, events.times_ms)
+    sums = Sums.zeros(users, embeddings.shape[1])
+    np.maximum.at(sums.at_ms, events.users, events.times_ms)
+    np.add.at(sums.weights, events.users, w)
+    contributions = embeddings[events.rows] * w[:, None].astype(np.float32)
+    _add_by_user(sums.totals, events.users, contributions)
+    np.add.at(sums.masses, events.users, np.sqrt(np.einsum("ij,ij->i", contributions, contributions)))
+    return sums
+
+
+def recency(encoder: Encoder, users: I64, times_ms: I64) -> F64:
+    """What age and position leave of the weight of each event, (n,): its factor beside that of its kind.
+
+    users: (n,) whose it is, 0 or above, each one's events in the order of application; all of them count.
+    Age is as seen from the user's newest time.
+    """
+    if encoder.half_life_s is None and not encoder.head_weights:
+        return np.ones(len(users))
+    order = np.argsort(users, kind="stable")
+    starts = np.flatnonzero(np.diff(users[order], prepend=-1))
+    counts = np.diff(starts, append=len(users))
+    factors = np.ones(len(users))
+    if len(users):
+        newest = np.repeat(np.maximum.reduceat(times_ms[order], starts), counts)
+        factors[order] = encoder.decay(newest - times_ms[order])
+    factors[order] *= encoder.head_factor(np.repeat(starts + counts, counts) - 1 - np.arange(len(users)))
+    return factors
+
+
+def head_terms(encoder: Encoder, embeddings: F32, newest: Newest, at_ms: I64) -> tuple[F32, F64, I64]:
+    """What users' head weights add to running sums: to totals (users, dim) and to weights (users,).
+
+    at_ms: (users,) reference times of the sums. Third, how many events counted among the newest: the terms are whole
+    where these are at least as many as head weights, or all that there are.
+    """
+    w = encoder.kind_weight(newest.kinds)
+    w[newest.rows < 0] = 0
+    counts = w > 0
+    after = np.cumsum(counts[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]  # itself and the newer ones that count
+    w *= encoder.head_factor(after - 1) - 1
+    if encoder.half_life_s is not None:
+        w *= encoder.decay(np.where(counts, at_ms[:, None] - newest.times_ms, 0))
+    totals = np.matmul(w[:, None].astype(np.float32), embeddings[newest.rows])[:, 0]
+    return totals, w.sum(axis=1), after[:, 0]
 
 
 def worn(encoder: Encoder, sums: Sums) -> Bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from led.encoder import F32, Events, Sums, encode
+from led.encoder import Events, Sums, encode
 from store.connection import Client, Exchange, StoreUnavailable, unavailable_is_ours
 from store.lookups import PAUSE_S, Lookups
 from store.releases import Release
@@ -331,26 +331,8 @@ def is_damaged(data: bytes) -> bool:
     return False
 
 
-def user_vectors(records: Sequence[UserRecord], release: Release) -> F32:
-    """User vectors (len(records), dim) under one release; zero where it knows none of the user's items.
-
-    A record of that release is read as it is, any other is encoded again from its timeline, so that no vector ever
-    meets another release's items.
-    """
-    vectors = np.zeros((len(records), release.dim), np.float32)
-    foreign = []
-    for place, record in enumerate(records):
-        if record.release != release.key:
-            foreign.append(place)
-        elif record.weight > 0:
-            vectors[place] = record.total / np.float32(record.weight)
-    if foreign:
-        vectors[foreign] = encode_timelines([records[i].timeline for i in foreign], release).vectors()
-    return vectors
-
-
 def encode_timelines(timelines: Sequence[Timeline], release: Release) -> Sums:
-    """Sums of whole timelines under a release."""
+    """Sums of whole timelines under a release, by definition: what a user vector must be like."""
     users = np.repeat(np.arange(len(timelines)), [len(t) for t in timelines])
     flat = joined(timelines)
     rows = release.rows(flat["item"].astype(np.uint64))

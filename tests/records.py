@@ -30,6 +30,7 @@ def model(
     lengths: F32 | None = None,
     kind_weights: Mapping[str, float] = KINDS,
     half_life_s: float | None = None,
+    head_weights: tuple[float, ...] = (),
 ) -> Model:
     """Random embeddings, rows scaled by lengths; popularity falls with the place in ids."""
     rng = np.random.default_rng(seed)
@@ -44,6 +45,7 @@ def model(
         kind_weights=kind_weights,
         half_life_s=half_life_s,
         about={"seed": seed},
+        head_weights=head_weights,
     )
 
 

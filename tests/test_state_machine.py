@@ -20,9 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from consumers.timelines import TimelineConsumer
 from store.connection import Client, StoreUnavailable, connect
+from store.profiles import profiles
 from store.releases import Release
 from store.user_record import UserRecord, source_of
-from store.user_state import UserStates, user_vectors
+from store.user_state import UserStates
 from stream.decoding import Decoder
 from stream.events import ERASE, Event, erasure, item_key
 from stream.log import Batch, partition_of
@@ -119,7 +120,8 @@ class Surroundings(NamedTuple):
 def surroundings(
     redis_client: Client, redis_address: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Surroundings]:
-    made = [model(CATALOGUE), model(CATALOGUE[::-1][:6], seed=2, dim=3, half_life_s=3600)]
+    second = model(CATALOGUE[::-1][:6], seed=2, dim=3, half_life_s=3600, head_weights=(3.9, 2.7))
+    made = [model(CATALOGUE), second]
     releases = [published(tmp_path_factory.mktemp("releases"), one) for one in made]
     with StoreProxy(redis_address) as proxy, connect(proxy.address) as proxied:
         yield Surroundings(redis_client, proxy, proxied, releases)
@@ -292,7 +294,7 @@ class Consuming(RuleBasedStateMachine):
         assert record.as_of == (timeline[-1].time_ms if timeline else None)
         kept = [e._replace(time_ms=int(at)) for e, at in zip(timeline, record.timeline["time_ms"], strict=True)]
         for release in self.around.releases:
-            (vector,) = user_vectors([record], release)
+            vector = profiles(self.states.find([user]), release).queries[0, :-1]
             wanted, length = reference_vector(kept, release)
             assert np.abs(vector - wanted).max() <= TOLERANCE * length
 
