@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -25,19 +25,15 @@ from bench.ingest_world import LONGEST, as_before, fill, some_items, user_id
 from bench.load import closed_loop, need
 from bench.report import closing, opening, percentiles_ms
 from bench.server import serving
-from bench.world import item_keys, model, servers
+from bench.world import announced, item_keys
 from consumers.arrivals import Arrivals
 from consumers.fold import fold_batch
-from ledstream import parts
-from ledstream.own_system import free_port
-from ledstream.settings import Settings, read_settings
+from ledstream.settings import Settings
 from store.releases import Release
 from store.stored import Stored
-from store.user_record import decode_record, source_of
+from store.user_record import decode_record
 from store.user_state import NOTHING, UserStates
-from stream.announcements import announce
 from stream.events import kind_code
-from stream.topics import EVENTS
 
 ASKED_FOR = 20_000  # at most, of the users there are
 OF_A_LENGTH = 1000  # users
@@ -125,7 +121,7 @@ def _of_histories(stack: ExitStack, chosen: argparse.Namespace) -> dict[int, Ask
     """One server with users of every length."""
     if not chosen.histories:
         return {}
-    settings, release, states, sources = stack.enter_context(_world(chosen))
+    settings, release, states, sources = stack.enter_context(announced(chosen))
     rng = np.random.default_rng((chosen.seed, 2))
     names = {events: [f"{events}-events-{user}" for user in range(OF_A_LENGTH)] for events in chosen.histories}
     for events, users in names.items():
@@ -136,7 +132,7 @@ def _of_histories(stack: ExitStack, chosen: argparse.Namespace) -> dict[int, Ask
 
 def _among(stack: ExitStack, users: int, chosen: argparse.Namespace) -> Asked:
     """A server with so many users in its store."""
-    settings, release, states, sources = stack.enter_context(_world(chosen))
+    settings, release, states, sources = stack.enter_context(announced(chosen))
     fill(states, release, users, chosen.seed, sources=sources, before_ms=int(time.time() * 1000))
     some = np.random.default_rng((chosen.seed, 3)).choice(users, min(users, ASKED_FOR), replace=False)
     pid = stack.enter_context(serving(settings))
@@ -167,21 +163,6 @@ def fill_long(
     assert applied == events, f"{applied} events took effect, not {events}"
     stored = [as_before(source, record) for record in records]
     assert not states.replace(states.keys(users), [NOTHING] * len(users), stored), "the store is not empty"
-
-
-@contextmanager
-def _world(chosen: argparse.Namespace) -> Iterator[tuple[Settings, Release, UserStates, list[int]]]:
-    """An empty store, a release announced, and the log's partitions by number."""
-    with servers(kafka=False) as (log_address, store, folder):
-        flags = {"log": log_address, "store": store, "data_dir": folder, "workers": chosen.workers}
-        settings = read_settings({}, flags | {"port": free_port("127.0.0.1", 0)})
-        releases, now_ms = parts.releases(settings), int(time.time() * 1000)
-        version = releases.publish(model(chosen.items, chosen.dim, chosen.seed), now_ms=now_ms)
-        log = parts.open_log(settings)
-        announce(log, version, now_ms)
-        sources = [source_of(log.identity(EVENTS), number) for number in range(settings.partitions)]
-        log.close()
-        yield settings, releases.load(version), parts.user_states(settings, parts.open_store(settings)), sources
 
 
 def _asked(settings: Settings, pid: int, users: Sequence[str], name: str, seed: int) -> Asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import time
@@ -14,13 +15,15 @@ import numpy as np
 
 from led.encoder import F32, I64
 from ledstream import parts
-from ledstream.settings import Settings
+from ledstream.own_system import free_port
+from ledstream.settings import Settings, read_settings
 from store.embedded import EmbeddedStore
 from store.releases import DESCRIPTION, U64, Model, Release
 from store.user_record import TIMELINE, Applied, Timeline, UserRecord, encode_record, source_of
 from store.user_state import NOTHING, UserStates, encode_timelines
 from stream.announcements import announce
 from stream.events import Event, item_key, kind_code
+from stream.topics import EVENTS
 from tests.servers import KafkaServer, free_ports
 
 
@@ -108,6 +111,21 @@ def servers(*, kafka: bool, tcp: bool = False) -> Iterator[tuple[str, str, Path]
             log = f"kafka://{broker.bootstrap}"
         (folder / "data").mkdir()
         yield log, address, folder / "data"
+
+
+@contextmanager
+def announced(chosen: argparse.Namespace) -> Iterator[tuple[Settings, Release, UserStates, list[int]]]:
+    """An empty store, a release announced, and the log's partitions by number. chosen: items, dim, workers, seed."""
+    with servers(kafka=False) as (log_address, store, folder):
+        flags = {"log": log_address, "store": store, "data_dir": folder, "workers": chosen.workers}
+        settings = read_settings({}, flags | {"port": free_port("127.0.0.1", 0)})
+        releases, now_ms = parts.releases(settings), int(time.time() * 1000)
+        version = releases.publish(model(chosen.items, chosen.dim, chosen.seed), now_ms=now_ms)
+        log = parts.open_log(settings)
+        announce(log, version, now_ms)
+        sources = [source_of(log.identity(EVENTS), number) for number in range(settings.partitions)]
+        log.close()
+        yield settings, releases.load(version), parts.user_states(settings, parts.open_store(settings)), sources
 
 
 def histories(users: int, items: int, longest: int, seed: int) -> Iterator[I64]:
