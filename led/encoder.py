@@ -75,6 +75,11 @@ class Encoder:
         """The same without head weights: whose sums are the running ones."""
         return replace(self, head_weights=())
 
+    @property
+    def has_recency(self) -> bool:
+        """Whether age or position matters."""
+        return self.half_life_s is not None or bool(self.head_weights)
+
     def kind_weight(self, kinds: U8) -> F64:
         """Weight of each kind before any decay. Shape of kinds."""
         return self._table[kinds]
@@ -190,8 +195,7 @@ def encode(encoder: Encoder, embeddings: F32, users: int, events: Events) -> Sum
 
     The running sums of `fold` are those of `encoder.tail`.
     """
-    events = _counting(encoder, events)
-    w = encoder.kind_weight(events.kinds) * recency(encoder, events.users, events.times_ms)
+    events, w = weighed(encoder, events)
     sums = Sums.zeros(users, embeddings.shape[1])
     np.maximum.at(sums.at_ms, events.users, events.times_ms)
     np.add.at(sums.weights, events.users, w)
@@ -201,13 +205,19 @@ def encode(encoder: Encoder, embeddings: F32, users: int, events: Events) -> Sum
     return sums
 
 
+def weighed(encoder: Encoder, events: Events) -> tuple[Events, F64]:
+    """Those of whole timelines' events that count, and the weight of each, as seen from its user's newest time."""
+    events = _counting(encoder, events)
+    return events, encoder.kind_weight(events.kinds) * recency(encoder, events.users, events.times_ms)
+
+
 def recency(encoder: Encoder, users: I64, times_ms: I64) -> F64:
     """What age and position leave of the weight of each event, (n,): its factor beside that of its kind.
 
     users: (n,) whose it is, 0 or above, each one's events in the order of application; all of them count.
     Age is as seen from the user's newest time.
     """
-    if encoder.half_life_s is None and not encoder.head_weights:
+    if not encoder.has_recency:
         return np.ones(len(users))
     order = np.argsort(users, kind="stable")
     starts = np.flatnonzero(np.diff(users[order], prepend=-1))

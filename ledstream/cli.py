@@ -29,7 +29,7 @@ SERVER = (
 )
 CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
 TRAINING = (
-    *("kinds", "half_life_s", "train_days", "train_half_life_s"),
+    *("kinds", "half_life_s", "head_weights", "train_days", "train_half_life_s"),
     *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune", "max_release_lag_s"),
 )
 LIMITS = ("train_nice", "train_threads", "train_memory_mb")
@@ -342,6 +342,7 @@ def _add_setting(group: Any, name: str) -> None:
     described = Settings.model_fields[name]
     default = described.get_default()
     shown = ",".join(f"{k}={v:g}" for k, v in default.items()) if isinstance(default, dict) else default
+    shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else shown
     text = f"{described.description} (default {shown!s}; {PREFIX}{name.upper()})".replace("(default ;", "(")
     flag = "--" + name.replace("_", "-")
     if typing.get_origin(described.annotation) is None and described.annotation is bool:

@@ -56,6 +56,10 @@ class Settings(BaseModel):
     half_life_s: float = Field(
         0, ge=0, allow_inf_nan=False, description="age at which an event counts half for its user; 0: no decay"
     )
+    head_weights: tuple[float, ...] = Field(
+        (),
+        description="how much a user's newest events count, newest first, as 3.9,2.7 (the others: 1); empty: as all",
+    )
     timeline_events: int = Field(50, ge=1, le=1000, description="newest events kept for a user")
     idle_after_s: int = Field(30 * 86400, ge=1, description="a user without events for so long is forgotten")
     max_event_ahead_s: float = Field(300, ge=0, description="how far in the future an event may be dated")
@@ -122,6 +126,16 @@ class Settings(BaseModel):
         Encoder({kind_code(name): weight for name, weight in value.items()})  # refuses weights that it cannot carry
         return value
 
+    @field_validator("head_weights", mode="before")
+    @classmethod
+    def _read_heads(cls, value: object) -> object:
+        return value if not isinstance(value, str) else [part.strip() for part in value.split(",") if value.strip()]
+
+    @field_validator("head_weights")
+    @classmethod
+    def _check_heads(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return Encoder({}, head_weights=value).head_weights  # refuses those that are none
+
     @property
     def archive_dir(self) -> Path:
         return self.data_dir / "archive"
@@ -139,6 +153,7 @@ class Settings(BaseModel):
         """The environment that makes these settings: for child processes."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         values["kinds"] = ",".join(f"{name}={weight}" for name, weight in self.kinds.items())
+        values["head_weights"] = ",".join(map(str, self.head_weights))
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 

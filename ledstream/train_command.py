@@ -39,6 +39,7 @@ def train_settings(settings: Settings) -> TrainSettings:
         spectral=SpectralSettings(dim=settings.dim),
         bias=settings.popularity_bias,
         half_life_s=settings.half_life_s or None,
+        head_weights=settings.head_weights,
         popularity_half_life_s=settings.popularity_half_life_s or None,
         grid=replace(Grid(), bias=tuple(sorted({*Grid.bias, settings.popularity_bias}))) if settings.tune else None,
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
-from led.encoder import F32
+from led.encoder import F32, Encoder
 from training.benchmarks.case import NoBenchmark, data_folder, peak_mb
 from training.benchmarks.gowalla import GOWALLA, closed_form, gowalla
 from training.benchmarks.own_events import archive
@@ -95,10 +95,15 @@ def test_without_times_a_fifth_is_drawn_at_random_and_one_seed_draws_the_same() 
 
 def test_what_is_folded_in_is_weighed_as_the_encoder_would() -> None:
     events = interactions([[1000, 3000, 5000], [3000, 5000, 1000]])
-    parts = split(events, np.random.default_rng(0), users_share=0.0, half_life_s=2.0)
+    parts = split(events, np.random.default_rng(0), users_share=0.0, encoder=Encoder({}, half_life_s=2.0))
     folded_in = parts.tasks["held-out events"].folded_in
     assert sorted(folded_in.toarray().tolist()) == [[0.5, 1, 0], [1, 0, 0.5]]
     assert set(parts.train.matrix.data.tolist()) == {1}
+    encoder = Encoder({}, half_life_s=2.0, head_weights=(4.0,))
+    folded_in = (
+        split(events, np.random.default_rng(0), users_share=0.0, encoder=encoder).tasks["held-out events"].folded_in
+    )
+    assert sorted(folded_in.toarray().tolist()) == [[0.5, 4, 0], [4, 0, 0.5]]
 
 
 def test_a_task_is_measured_without_what_was_folded_in_and_in_batches_of_any_size() -> None:
@@ -136,13 +141,13 @@ def test_two_tastes_are_learned_and_beat_popularity_for_known_and_for_new_users(
 
 
 def test_a_model_knows_what_it_was_made_of_and_the_same_events_make_the_same_model() -> None:
-    settings = TrainSettings(SELECTION, SpectralSettings(dim=2), half_life_s=60.0)
+    settings = TrainSettings(SELECTION, SpectralSettings(dim=2), half_life_s=60.0, head_weights=(3.0, 2.0))
     model, again = train(two_tastes(), settings), train(two_tastes(), settings)
     assert len(model.item_ids) == 16
     assert model.input_embeddings.shape == model.output_embeddings.shape == (16, 2)
     assert model.biases.shape == model.popularity.shape == (16,)
     assert model.kind_weights == {"view": 1.0, "sale": 3.0}
-    assert model.half_life_s == 60.0
+    assert (model.half_life_s, model.head_weights) == (60.0, (3.0, 2.0))
     assert (model.about["users"], model.about["from_ms"], model.about["to_ms"]) == (120, 0, 1_195_000)
     assert json.loads(json.dumps(model.about)) == model.about
     assert np.array_equal(model.input_embeddings, again.input_embeddings)

@@ -58,6 +58,15 @@ def test_what_is_published_is_what_is_loaded(tmp_path: Path, made: Model) -> Non
     release.warm_up()
 
 
+def test_head_weights_are_part_of_a_release_and_of_its_format_where_there_are_any(tmp_path: Path, made: Model) -> None:
+    plain = published(tmp_path, made)
+    headed = published(tmp_path, replace(made, head_weights=(3.9, 2.7)), now_ms=NOW + 1)
+    assert (plain.encoder.head_weights, headed.encoder.head_weights) == ((), (3.9, 2.7))
+    described = [json.loads((tmp_path / one.version / "release.json").read_text()) for one in (plain, headed)]
+    assert [one["format"] for one in described] == [2, 3]  # a program that knows no heads must not read over them
+    assert described[0]["encoder"].keys() == {"kind_weights", "half_life_s"}
+
+
 def test_the_index_proposes_what_the_scores_prefer(tmp_path: Path, made: Model) -> None:
     release = published(tmp_path, made)
     users = np.random.default_rng(0).standard_normal((20, 4), dtype=np.float32)
@@ -152,6 +161,8 @@ def test_a_file_that_is_missing_cut_or_altered_is_named(folder: Path, name: str)
         (lambda d: d.update(encoder=None), "cannot be read"),
         (lambda d: d["encoder"].update(half_life_s=-1), "half_life_s = -1"),
         (lambda d: d["encoder"]["kind_weights"].update(view=-1.0), "kind_weights"),
+        (lambda d: d["encoder"].update(head_weights=[3.0, 0.0]), r"head_weights\[1\] = 0.0"),
+        (lambda d: d["encoder"].update(head_weights=3.0), "cannot be read"),
         (lambda d: d["encoder"]["kind_weights"].update(wish=1.0), "kinds wish"),
         (lambda d: d["files"].pop("biases.npy"), "does not list biases.npy"),
         (lambda d: d.update(files=[]), "cannot be read"),
@@ -221,6 +232,8 @@ def ones(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         ({"kind_weights": {"wish": 1.0}}, "kinds wish"),
         ({"half_life_s": 0.0}, "half_life_s"),
         ({"half_life_s": float("inf")}, "half_life_s"),
+        ({"head_weights": (3.0, float("nan"))}, "head_weights"),
+        ({"head_weights": (2.0,) * 9}, "head_weights holds 9"),
     ],
 )
 def test_a_model_that_must_not_be_published_leaves_nothing_behind(

@@ -50,6 +50,7 @@ def test_variables_of_tests_and_their_data_are_no_settings() -> None:
         ("KINDS", ""), ("KINDS", "view=1,view=2"), ("KINDS", "view=-1"), ("KINDS", "view=nan"), ("KINDS", "view=inf"),
         ("KINDS", "view=1e7"), ("KINDS", "view=1e-7"), ("KINDS", "view=much"), ("KINDS", "=1"), ("KINDS", "view=1=2"),
         ("KINDS", "erase=1"), ("KINDS", "a b=1"), ("KINDS", "ü=1"), ("KINDS", "k" * 33), ("KINDS", "view\x00"),
+        ("HEAD_WEIGHTS", "3,0"), ("HEAD_WEIGHTS", "3,,2"), ("HEAD_WEIGHTS", "nan"), ("HEAD_WEIGHTS", "2," * 9 + "2"),
         ("KINDS", ",".join(f"kind-{n}" for n in range(60))),  # two of them share a code
     ],
 )  # fmt: skip
@@ -75,6 +76,11 @@ def test_kinds_are_read_with_their_weights(text: str, kinds: dict[str, float]) -
     assert settings.kind_codes.keys() == kinds.keys()
 
 
+@pytest.mark.parametrize(("text", "factors"), [("3.9,2.7", (3.9, 2.7)), (" 2 ", (2.0,)), ("", ())])
+def test_head_weights_are_read_newest_first(text: str, factors: tuple[float, ...]) -> None:
+    assert read_settings({"LEDSTREAM_HEAD_WEIGHTS": text}).head_weights == factors
+
+
 names = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=",="), min_size=1, max_size=32)
 
 
@@ -83,11 +89,13 @@ names = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_chara
     half_life_s=st.floats(0, 1e9),
     age_s=st.floats(0, allow_nan=False),
     tune=st.booleans(),
+    head_weights=st.lists(st.floats(0.1, 1e6), max_size=8).map(tuple),
 )
 def test_a_child_process_gets_the_very_same_settings(
-    kinds: dict[str, float], half_life_s: float, age_s: float, tune: bool
+    kinds: dict[str, float], half_life_s: float, age_s: float, tune: bool, head_weights: tuple[float, ...]
 ) -> None:
     given_flags = {"half_life_s": half_life_s, "max_event_age_s": age_s, "tune": tune, "data_dir": "some where/ü"}
+    given_flags |= {"head_weights": head_weights}
     try:
         settings = read_settings({}, {"kinds": kinds, **given_flags})
     except SettingsError as error:

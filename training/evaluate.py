@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.sparse as sp
 
 from led import metrics
-from led.encoder import F32, I64, Bool
+from led.encoder import F32, I64, Bool, Encoder
 from led.ranking import score, top_k
-from training.interactions import Interactions, decay
+from training.encoded import cell_rows
+from training.interactions import Interactions
 from training.progress import Progress, silent
 from training.spectral import averaged
 from training.svd import Sparse
@@ -28,6 +28,7 @@ from training.svd import Sparse
 Scorer = Callable[[Sparse], F32]
 """Scores (users, items) of all items from the weights (users, items) of what each user did."""
 
+TIMELESS = Encoder({})
 CELLS_AT_ONCE = 1 << 24  # scores held at a time; 64 MiB
 
 
@@ -95,20 +96,20 @@ def split(
     rng: np.random.Generator,
     *,
     users_share: float = 0.1,
-    half_life_s: float | None = None,
+    encoder: Encoder = TIMELESS,
     max_users: int | None = None,
 ) -> Split:
     """Both protocols at once: `users_share` of the users are held out, the others lose their newest fifth.
 
     users_share = 0 leaves the task of held-out events alone. Tasks hold only users with something to find, at most
-    max_users of them; a task without users is left out. half_life_s: the encoder's, applied to what is folded in.
+    max_users of them; a task without users is left out. encoder: by whose age and position what is folded in counts.
     """
     matrix = interactions.matrix
     older = _older(interactions, rng)
     is_held_out = rng.random(len(interactions.user_ids)) < users_share
     train = interactions.only(older & ~np.repeat(is_held_out, np.diff(matrix.indptr)))
     known = train.matrix.sum(axis=0) > 0
-    folded_in = _as_encoded(interactions.only(older), half_life_s)
+    folded_in = cell_rows(encoder, interactions.only(older))
     relevant = interactions.only(~older & known[matrix.indices]).matrix
     has_target = np.diff(relevant.indptr) > 0
     tasks = {}
@@ -231,18 +232,6 @@ def _older(interactions: Interactions, rng: np.random.Generator) -> Bool:
     older = np.empty(len(owners), np.bool_)
     older[order] = place < np.repeat(counts - newer, counts)
     return older
-
-
-def _as_encoded(interactions: Interactions, half_life_s: float | None) -> Sparse:
-    """The matrix with each cell decayed as the encoder does: by its age at the user's newest event."""
-    matrix, times_ms = interactions.matrix, interactions.times_ms
-    if half_life_s is None or times_ms is None:
-        return matrix
-    owners = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    newest = np.full(matrix.shape[0], np.iinfo(np.int64).min)
-    np.maximum.at(newest, owners, times_ms)
-    data = (matrix.data * decay(newest[owners] - times_ms, half_life_s)).astype(np.float32)
-    return sp.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _rows(matrix: Sparse) -> list[I64]:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from led.encoder import F32
+from led.encoder import F32, Encoder
 from store.releases import Model
+from training.encoded import cell_rows
 from training.evaluate import Quality, Split, folding, measure, split
 from training.interactions import Interactions, Selection, collect
 from training.progress import Progress, silent
@@ -41,8 +42,9 @@ class Grid:
 class TrainSettings:
     """selection: which events. spectral: the closed form; its a and p are what is used without a grid.
 
-    bias: how much popularity adds to scores, without a grid. half_life_s: the encoder's. popularity_half_life_s: how
-    soon the list of popular items forgets. grid: None for no choice, which is several times faster.
+    bias: how much popularity adds to scores, without a grid. half_life_s, head_weights: the encoder's.
+    popularity_half_life_s: how soon the list of popular items forgets. grid: None for no choice, which is several times
+    faster.
     """
 
     selection: Selection
@@ -51,6 +53,12 @@ class TrainSettings:
     half_life_s: float | None = None
     popularity_half_life_s: float | None = 86400.0
     grid: Grid | None = field(default_factory=Grid)
+    head_weights: tuple[float, ...] = ()
+
+    @property
+    def recency(self) -> Encoder:
+        """The encoder, but for its kinds."""
+        return Encoder({}, self.half_life_s, self.head_weights)
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ def choose(interactions: Interactions, settings: TrainSettings, progress: Progre
         interactions,
         np.random.default_rng(spectral.seed),
         users_share=grid.users_share,
-        half_life_s=settings.half_life_s,
+        encoder=settings.recency,
         max_users=grid.validation_users,
     )
     if not parts.tasks or not parts.train.matrix.nnz:
@@ -133,7 +141,8 @@ def fit(interactions: Interactions, settings: TrainSettings, choice: Choice, pro
         popularity=popularity,
         kind_weights=dict(settings.selection.kind_weights),
         half_life_s=settings.half_life_s,
-        sample_vectors=averaged(matrix[sample]) @ inputs,
+        head_weights=settings.head_weights,
+        sample_vectors=averaged(cell_rows(settings.recency, interactions)[sample]) @ inputs,
         about={
             "interactions": int(matrix.nnz),
             "users": users,

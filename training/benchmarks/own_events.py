@@ -19,7 +19,7 @@ def archive(events: pa.Table, settings: TrainSettings, progress: Progress = sile
     """
     interactions = collect(events, settings.selection)
     rng = np.random.default_rng(settings.spectral.seed + 1)  # another split than the one the choice is made on
-    parts = split(interactions, rng, half_life_s=settings.half_life_s)
+    parts = split(interactions, rng, encoder=settings.recency)
     popularity = popular(parts.train.popularity(settings.popularity_half_life_s))
     rows = trained_rows(parts, settings, progress)
     for name, task in parts.tasks.items():
