@@ -140,9 +140,9 @@ def interactions_of(events: SelectedEvents, half_life_s: float | None = None) ->
     return Interactions(events.user_ids, events.item_ids, matrix, newest)
 
 
-def without_times(users: I64, items: I64) -> Interactions:
+def without_times(users: I64, items: I64, shape: tuple[int, int] | None = None) -> Interactions:
     """Interactions of equal weight from distinct pairs (users, items) of small numbers, which become their own ids."""
-    shape = (int(users.max()) + 1, int(items.max()) + 1)
+    shape = shape or (int(users.max()) + 1, int(items.max()) + 1)
     matrix = sp.csr_array((np.ones(len(users), np.float32), (users, items)), shape=shape)
     matrix.sort_indices()
     user_ids, item_ids = ([str(number) for number in range(size)] for size in shape)

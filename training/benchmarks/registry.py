@@ -8,9 +8,10 @@ from pathlib import Path
 
 from training.benchmarks.case import Benchmark, NoBenchmark, data_folder, in_its_own_process
 from training.benchmarks.gowalla import gowalla
+from training.benchmarks.ml1m import ml1m, ml1m_strong
 from training.evaluate import Row
 
-BENCHMARKS: dict[str, Benchmark] = {"gowalla": gowalla}
+BENCHMARKS: dict[str, Benchmark] = {"gowalla": gowalla, "ml-1m": ml1m, "ml-1m-strong": ml1m_strong}
 
 
 def run(
