@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from serving.siblings import Siblings
 from store.connection import StoreUnavailable
 from stream.log import Log, LogUnavailable, UnknownTopic
 from stream.stages import Stages
@@ -23,10 +26,15 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Of one process: a scrape of several workers meets one of them."""
+    """What this process counts, and beside it what is the same whichever worker is asked.
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    workers: folder in which the workers of this server find each other, so that a scrape of one shows all of them
+    (`serving/siblings.py`); None for a process alone.
+    """
+
+    def __init__(self, workers: Path | None = None) -> None:
+        self.registry, self._alike = CollectorRegistry(), CollectorRegistry()
+        self._siblings = None if workers is None else Siblings(workers, str(os.getpid()), self.registry)
         ProcessCollector(registry=self.registry)
         requests = Counter("ledstream_requests", "Requests", ["endpoint", "code"], registry=self.registry)
         self.request: Callable[[str, int], Counter] = lru_cache(maxsize=1024)(requests.labels)
@@ -42,6 +50,16 @@ class Metrics:
         self.swaps = Counter("ledstream_swaps", "Releases taken as current", registry=self.registry)
         self.swap_refused = Counter("ledstream_swap_refused", "Releases refused", registry=self.registry)
 
+    def start(self) -> None:
+        """From now on the other workers are answered."""
+        if self._siblings is not None:
+            self._siblings.start()
+
+    def stop(self) -> None:
+        """Returns when no other worker is answered any more."""
+        if self._siblings is not None:
+            self._siblings.stop()
+
     def swapped(self, version: str) -> None:
         """A release became current."""
         self.swaps.inc()
@@ -54,15 +72,19 @@ class Metrics:
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A gauge read at a scrape, at most once a second; absent while what it asks is away."""
-        self.registry.register(_Sampled(name, text, read))
+        self._alike.register(_Sampled(name, text, read))
 
     def watch_stages(self, stages: Stages) -> None:
         """Counters of the time spent in each stage."""
         self.registry.register(_Staged(stages))
 
     def exposition(self) -> bytes:
-        """All of it in Prometheus's text format. Blocks while gauges are read."""
-        return generate_latest(self.registry)
+        """All of it in Prometheus's text format. Blocks while gauges are read and other workers asked."""
+        counted = self.registry
+        if self._siblings is not None:
+            counted = CollectorRegistry()
+            counted.register(self._siblings)
+        return generate_latest(counted) + generate_latest(self._alike)
 
 
 def lag(log: Log, group: str = TIMELINES_GROUP) -> float:
