@@ -26,6 +26,7 @@ SERVER = (
     "idle_after_s",
     "max_event_ahead_s",
     "max_event_age_s",
+    *("write_keys", "admin_key", "cors_origins", "events_per_s", "refuse_bots", "spool_mb", "spool_dir"),
 )
 CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
 TRAINING = (

@@ -21,6 +21,7 @@ from stream.backends import open_log as open_backend
 from stream.decoding import Decoder
 from stream.events import Border, item_key
 from stream.log import Log, partition_of, partitions_of
+from stream.spool import Spool, SpoolUnusable
 from stream.topics import EVENTS, topics
 
 if TYPE_CHECKING:
@@ -88,6 +89,16 @@ def archive(settings: Settings, log: Log) -> Archive:
     from store.archive import Archive
 
     return Archive(settings.archive_dir, log.identity(EVENTS))
+
+
+def spool(settings: Settings) -> Spool | None:
+    """Where events go while the log is away; None where they are refused then. Raises SettingsError."""
+    if not settings.spool_mb:
+        return None
+    try:
+        return Spool(settings.spool_dir or settings.data_dir / "spool", settings.spool_mb << 20)
+    except SpoolUnusable as error:
+        raise SettingsError(f"no event could be kept while the log is away: {error}; LEDSTREAM_SPOOL_DIR") from None
 
 
 def decoder(settings: Settings) -> Decoder:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TextIO
@@ -18,8 +19,10 @@ from ledstream import parts
 from ledstream.process import check_free, log_to_stderr, stop_with_supervisor
 from ledstream.settings import Settings, SettingsError, read_settings
 from serving.app import create_app
-from serving.hot import HotPaths
-from serving.parts import Parts
+from serving.collector.origins import Origins
+from serving.collector.paths import Collector, Door
+from serving.collector.sites import Sites
+from serving.parts import Limits, Parts
 from serving.server import serve
 from store.heartbeats import Heartbeats
 from store.tallies import Tallies
@@ -31,6 +34,8 @@ _held: list[TextIO] = []  # locks that last as long as this process
 
 def run(settings: Settings) -> None:
     """Serve until told to stop. Worker processes read the same settings from the environment."""
+    door(settings)
+    parts.spool(settings)
     parts.open_log(settings).close()  # a bad address ends here, with one line, and not in every worker
     os.environ.update(settings.as_environ())
     stop_with_supervisor(settings, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -54,7 +59,7 @@ def only_on(host: str, port: int) -> Iterator[None]:
         yield
 
 
-def make_app() -> HotPaths:
+def make_app() -> Collector:
     """One worker's application."""
     log_to_stderr()
     end_with_parent()
@@ -71,8 +76,32 @@ def make_app() -> HotPaths:
             border=parts.border(settings),
             heartbeats=Heartbeats(store, settings.namespace),
             tallies=Tallies(store, settings.namespace),
-        )
+            spool=parts.spool(settings),
+        ),
+        Limits(events_per_s=settings.events_per_s / settings.workers),
+        door(settings),
     )
+
+
+def door(settings: Settings) -> Door:
+    """Who may send events and change things. Raises SettingsError."""
+    try:
+        sites = Sites.of(settings.write_keys, settings.admin_key, is_local=is_loopback(settings.host))
+    except ValueError as error:
+        raise SettingsError(f"LEDSTREAM_WRITE_KEYS, LEDSTREAM_ADMIN_KEY: {error}") from None
+    try:
+        origins = Origins.of(settings.cors_origins)
+    except ValueError as error:
+        raise SettingsError(f"LEDSTREAM_CORS_ORIGINS: {error}") from None
+    return Door(sites, origins, settings.refuse_bots)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def keep_to_a_core() -> TextIO | None:

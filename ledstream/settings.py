@@ -46,6 +46,15 @@ class Settings(BaseModel):
     port: int = Field(8080, ge=1, le=65535, description="port the server listens on")
     workers: int = Field(1, ge=1, le=256, description="server processes")
     pin_workers: bool = Field(False, description="each server process keeps to a core: on machines with nothing else")
+    write_keys: str = Field(
+        "", repr=False, description="keys of sites for events, as shop=KEY,shop=NEWKEY; empty: none"
+    )
+    admin_key: str = Field("", repr=False, description="key for everything that changes; empty: on loopback none")
+    cors_origins: str = Field("", description="pages that may send events, as https://www.example.org,… or *")
+    events_per_s: float = Field(0, ge=0, allow_inf_nan=False, description="most events a second of a site; 0: any")
+    refuse_bots: bool = Field(True, description="reject events of programs that name themselves bots")
+    spool_mb: int = Field(1024, ge=0, description="disk for events while the log is away; 0: refuse them then")
+    spool_dir: Path | None = Field(None, description="where, on a disk of this machine; default: spool in data_dir")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of a consumer's /metrics; 0: none")
 
     kinds: dict[str, float] = Field(
@@ -136,6 +145,11 @@ class Settings(BaseModel):
     def _check_heads(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         return Encoder({}, head_weights=value).head_weights  # refuses those that are none
 
+    @field_validator("spool_dir", mode="before")
+    @classmethod
+    def _read_spool_dir(cls, value: object) -> object:
+        return None if value in ("", "None") else value
+
     @property
     def archive_dir(self) -> Path:
         return self.data_dir / "archive"
@@ -152,6 +166,7 @@ class Settings(BaseModel):
     def as_environ(self) -> dict[str, str]:
         """The environment that makes these settings: for child processes."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
+        values["spool_dir"] = self.spool_dir or ""
         values["kinds"] = ",".join(f"{name}={weight}" for name, weight in self.kinds.items())
         values["head_weights"] = ",".join(map(str, self.head_weights))
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}

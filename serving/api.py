@@ -19,10 +19,11 @@ from serving import schemas
 from serving.administration import Administration
 from serving.answering import Answering
 from serving.bodies import Disconnected
+from serving.collector.described import add_collector
+from serving.collector.post import read_json
 from serving.hot import EVENTS, RECOMMENDATIONS, Hot, Reply, accepted_form, together
 from serving.metrics import Metrics
 from serving.parts import Parts
-from serving.posts import read_json
 from serving.publisher import Publisher, entry_of
 from serving.questions import Question, from_timeline, from_users, read_query, record_of
 from serving.readiness import Readiness
@@ -58,6 +59,7 @@ def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
         title="ledstream", description=ABOUT, redoc_url=None, lifespan=lifespan, responses=errors
     )
     _add_hot(app, routes)
+    add_collector(app)
     _add_questions(app, routes)
     _add_similar(app, routes)
     administration = Administration(routes.parts, routes.current)

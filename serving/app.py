@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from serving.answering import Answering
 from serving.answers import Recommender
 from serving.api import Lifespan, Routes, build_api
-from serving.hot import Hot, HotPaths
+from serving.collector.paths import Collector, Door
+from serving.hot import Hot
 from serving.live import Outcomes, live
 from serving.metrics import Metrics, lag
 from serving.parts import Limits, Parts
@@ -24,11 +25,12 @@ from serving.served import Served
 from store.item_index import use_threads
 from store.releases import Releases
 from stream.current import CurrentRelease
+from stream.kept import KeptLog
 
 
-def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
+def create_app(parts: Parts, limits: Limits | None = None, door: Door | None = None) -> Collector:
     """The ASGI application. Its threads start and stop with its lifespan; the log is closed by who opened it."""
-    limits = limits or Limits()
+    limits, door = limits or Limits(), door or Door()
     metrics, recent = Metrics(), RecentItems()
     current = CurrentRelease(
         parts.log,
@@ -50,8 +52,10 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
         max_waiting=limits.waiting_questions,
         on_batch=metrics.batch_size.observe,
     )
-    events = publisher(parts.log, max_waiting=limits.waiting_events)
-    hot = Hot(questions, Posts(parts.border, events, recent, parts.now_ms), metrics)
+    log = KeptLog(parts.log, parts.spool)
+    events = publisher(log, max_waiting=limits.waiting_events)
+    posts = Posts(parts.border, events, recent, parts.now_ms, limits.events_per_s)
+    hot = Hot(questions, posts, metrics)
     metrics.watch("ledstream_users", "Keys in the store: users, and a few others", parts.states.count)
     metrics.watch("ledstream_lag_records", "Events the timelines consumers have not committed", lambda: lag(parts.log))
     readiness = Readiness(parts, current)
@@ -62,7 +66,10 @@ def create_app(parts: Parts, limits: Limits | None = None) -> HotPaths:
         recent.add(await asyncio.to_thread(newest_items, parts.log))
         await asyncio.to_thread(current.start)
 
-    return HotPaths(hot, metrics, build_api(routes, _lifespan(begin, current, questions, events, outcomes)))
+    if parts.spool is not None:
+        metrics.watch("ledstream_spool_bytes", "Events on the disk, for the log to come back", parts.spool.size)
+    others = build_api(routes, _lifespan(begin, current, questions, (log, events), outcomes))
+    return Collector(hot, metrics, others, posts, door)
 
 
 def _loading(releases: Releases) -> Callable[[str], Served]:
@@ -77,14 +84,17 @@ def _lifespan(
     begin: Callable[[], Awaitable[None]],
     current: CurrentRelease[Served],
     questions: Answering,
-    events: Publisher,
+    to_log: tuple[KeptLog, Publisher],
     outcomes: Outcomes,
 ) -> Lifespan:
+    log, events = to_log
+
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         use_threads(1)
         await questions.start()
         outcomes.start()
+        log.start()
         events.start()
         await begin()
         # What lives as long as the process need not be looked through again: a full collection took tens of ms. What a
@@ -96,6 +106,7 @@ def _lifespan(
         await asyncio.to_thread(current.stop)
         await asyncio.to_thread(outcomes.stop)
         await events.stop()
+        await asyncio.to_thread(log.stop)
         await questions.stop()
 
     return running

@@ -12,6 +12,7 @@ from store.tallies import Tallies
 from store.user_state import UserStates
 from stream.events import Border
 from stream.log import Log
+from stream.spool import Spool
 
 
 def wall_clock_ms() -> int:
@@ -22,7 +23,8 @@ def wall_clock_ms() -> int:
 class Parts:
     """states: on a client whose calls give up after a quarter of a second, since requests wait for them.
 
-    heartbeats: of the consumers; None where nobody publishes any.
+    heartbeats: of the consumers; None where nobody publishes any. spool: where events go while the log is away; None
+    where they are refused then.
     """
 
     log: Log
@@ -32,6 +34,7 @@ class Parts:
     now_ms: Callable[[], int] = wall_clock_ms
     heartbeats: Heartbeats | None = None
     tallies: Tallies | None = None
+    spool: Spool | None = None
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,4 @@ class Limits:
     waiting_questions: int = 2048
     waiting_events: int = 20_000
     retry_release_every_s: float = 2.0
+    events_per_s: float = 0  # of a site, in this process; 0: any number

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import orjson
 
+from serving.collector.post import Post, Sender, put_right, read_post
+from serving.collector.rates import Rates, TooMany
 from serving.publisher import Publisher, entry_of
 from serving.recent import RecentItems
-from serving.refusals import Refused
-from stream.events import EVENTS_PER_POST, Border, Event, InvalidEvent
-from stream.log import Entry
+from stream.bad_rows import KEPT_BYTES, BadRow, as_entry
+from stream.events import Border, Event, InvalidEvent
+from stream.spool import Addressed
+from stream.topics import BAD_ROWS, EVENTS, IMPRESSIONS
 
 CHECKED_AT_ONCE = 50  # events checked before other requests get a turn: about a quarter of a millisecond
+IMPRESSION = "impression"  # a kind of its own, unless it is among those that make timelines
+BAD_ROWS_PER_S = 100.0  # kept of a site, by a process: who sends nothing else must not fill the log
+NOBODY = Sender()
 
 
 class Verdicts(NamedTuple):
@@ -36,67 +43,93 @@ class Verdicts(NamedTuple):
         return orjson.dumps(self._asdict())
 
 
+@dataclass
+class Judged:
+    """A post's events so far. accepted: with their places in the post; entries: what is to be appended for each.
+
+    kept: entries of rejected ones.
+    """
+
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    accepted: list[tuple[int, Event]] = field(default_factory=list)
+    entries: list[Addressed] = field(default_factory=list)
+    kept: list[Addressed] = field(default_factory=list)
+
+
 class Posts:
     """Checks events at the border and hands the good ones to the log. Used inside one event loop."""
 
-    def __init__(self, border: Border, publisher: Publisher, recent: RecentItems, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        border: Border,
+        publisher: Publisher,
+        recent: RecentItems,
+        now_ms: Callable[[], int],
+        events_per_s: float = 0,
+    ) -> None:
         self._border, self._publisher, self._recent, self._now_ms = border, publisher, recent, now_ms
+        self._impressions = replace(border, kinds=(IMPRESSION,))
+        self._takes_impressions = IMPRESSION not in border.kinds
+        self._rates, self._bad_rates = Rates(events_per_s), Rates(BAD_ROWS_PER_S)
 
-    async def take(self, body: bytes) -> Verdicts:
-        """Returns when each event is in the log, rejected or failed. Raises Refused for a body that is no post.
+    async def take(self, body: bytes, sender: Sender = NOBODY) -> Verdicts:
+        """Returns when each event is kept, rejected or failed. Raises Refused for a body that is no post.
 
         An event that failed may be in the log all the same: send it again under the same event_id.
         """
-        verdicts: list[dict[str, Any]] = []
-        accepted: list[tuple[int, Event]] = []
+        return await self.judge(read_post(body, is_lines=sender.is_lines), sender)
+
+    async def judge(self, post: Post, sender: Sender) -> Verdicts:
+        """As `take`, of a post that was read. Raises TooMany."""
+        self._rates.spend(sender.site, len(post.events))
         now_ms = self._now_ms()
-        for place, raw in enumerate(read_body(body)):
+        ahead_ms, judged = post.ahead_ms(now_ms), Judged()
+        for place, raw in enumerate(post.events):
             if place and place % CHECKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
             try:
-                accepted.append((place, self._border.accept(raw, now_ms)))
-                verdicts.append({"status": "accepted"})
+                event, topic = self._accept(put_right(raw, ahead_ms), sender, now_ms)
+                judged.entries.append(entry_of(event, now_ms, topic))
+                judged.accepted.append((place, event))
+                judged.verdicts.append({"status": "accepted"})
             except InvalidEvent as error:
-                verdicts.append(
-                    {"status": "rejected", "field": error.field, "value": error.value, "reason": error.reason}
-                )
-        entries = [entry_of(event, now_ms) for _, event in accepted]
-        failed = await self._append(accepted, entries, verdicts) if entries else 0
-        return Verdicts(len(accepted) - failed, len(verdicts) - len(accepted), failed, verdicts)
+                verdict = {"field": error.field, "value": error.value, "reason": error.reason}
+                judged.verdicts.append({"status": "rejected"} | verdict)
+                judged.kept += self._bad_row(error, raw, sender, (now_ms, ahead_ms))
+        failed = await self._append(judged) if judged.entries or judged.kept else 0
+        rejected = len(judged.verdicts) - len(judged.accepted)
+        return Verdicts(len(judged.accepted) - failed, rejected, failed, judged.verdicts)
 
-    async def _append(
-        self, accepted: Sequence[tuple[int, Event]], entries: Sequence[Entry], verdicts: list[dict[str, Any]]
-    ) -> int:
-        """Number of entries that failed, whose verdicts are changed."""
+    def _accept(self, raw: Any, sender: Sender, now_ms: int) -> tuple[Event, str]:
+        """The event and its topic. Raises InvalidEvent."""
+        if sender.is_bot:
+            raise InvalidEvent("user-agent", sender.agent, "a program that names itself a bot")
+        if self._takes_impressions and isinstance(raw, dict) and raw.get("kind") == IMPRESSION:
+            return self._impressions.accept(raw, now_ms), IMPRESSIONS
+        return self._border.accept(raw, now_ms), EVENTS
+
+    def _bad_row(self, error: InvalidEvent, raw: Any, sender: Sender, times_ms: tuple[int, int]) -> list[Addressed]:
+        """What is kept of a refused event; nothing once its site has sent too many."""
+        try:
+            self._bad_rates.spend(sender.site, 1)
+        except TooMany:
+            return []
+        try:
+            shown = orjson.dumps(raw)[:KEPT_BYTES]
+        except orjson.JSONEncodeError:  # nested deeper than it writes
+            shown = b""
+        row = BadRow(error.field, error.value, error.reason, shown, sender.site, sender.agent[:200], *times_ms)
+        return [Addressed(BAD_ROWS, as_entry(row))]
+
+    async def _append(self, judged: Judged) -> int:
+        """Number of events that failed, whose verdicts are changed."""
+        entries = judged.entries + judged.kept
         outcomes = await self._publisher.ask(entries, len(entries))
         failed = 0
-        for (place, event), outcome in zip(accepted, outcomes, strict=True):
+        for (place, event), entry, outcome in zip(judged.accepted, judged.entries, outcomes, strict=False):
             if isinstance(outcome, Exception):
-                verdicts[place] = {"status": "failed", "reason": str(outcome)}
+                judged.verdicts[place] = {"status": "failed", "reason": str(outcome)}
                 failed += 1
-            else:
+            elif entry.topic == EVENTS:
                 self._recent.add((event.item_id,))
         return failed
-
-
-def read_body(body: bytes) -> list[Any]:
-    """The raw events of a post: one object, a list, or {"events": list}. Raises Refused."""
-    posted = read_json(body)
-    if isinstance(posted, dict) and "events" in posted:
-        for name in posted.keys() - {"events"}:
-            raise Refused(name, posted[name], "unknown beside events")
-        posted = posted["events"]
-        if not isinstance(posted, list):
-            raise Refused("events", posted, "must be a list of events")
-    events = posted if isinstance(posted, list) else [posted]
-    if not 1 <= len(events) <= EVENTS_PER_POST:
-        raise Refused("events", f"{len(events)} events", f"a post holds 1 to {EVENTS_PER_POST}")
-    return events
-
-
-def read_json(body: bytes) -> Any:
-    """The JSON value of a body. Raises Refused."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Refused("body", body[:80].decode("utf-8", "replace"), f"not JSON: {error}") from None

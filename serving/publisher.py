@@ -1,4 +1,4 @@
-"""Accepted events to the log: posts that arrive together share one `Log.append`."""
+"""Accepted events to the log: posts that arrive together share one append."""
 
 from __future__ import annotations
 
@@ -8,39 +8,34 @@ from itertools import islice
 
 from serving.batcher import Batcher
 from stream.events import Event, encode_event
-from stream.log import Entry, Log, LogUnavailable, Position
+from stream.kept import KeptLog, Outcome
+from stream.log import Entry
+from stream.spool import Addressed
 from stream.topics import EVENTS
 
-Outcome = Position | LogUnavailable
-Publisher = Batcher[Sequence[Entry], Sequence[Outcome]]
+Publisher = Batcher[Sequence[Addressed], Sequence[Outcome]]
 
 
-def publisher(log: Log, *, max_batch: int = 2000, max_waiting: int = 20_000) -> Publisher:
+def publisher(log: KeptLog, *, max_batch: int = 2000, max_waiting: int = 20_000) -> Publisher:
     """Ask it with a post's entries and their number; it answers with the outcome of each."""
     return Batcher("events", appending(log), max_batch=max_batch, max_waiting=max_waiting)
 
 
-def appending(log: Log) -> Callable[[Sequence[Sequence[Entry]]], list[Sequence[Outcome]]]:
-    """Appends many posts as one; a log that is away fails every entry instead of raising."""
+def appending(log: KeptLog) -> Callable[[Sequence[Sequence[Addressed]]], list[Sequence[Outcome]]]:
+    """Appends many posts as one."""
 
-    def append(posts: Sequence[Sequence[Entry]]) -> list[Sequence[Outcome]]:
-        entries = [entry for post in posts for entry in post]
-        outcomes: Sequence[Outcome]
-        try:
-            outcomes = log.append(EVENTS, entries)
-        except LogUnavailable as error:
-            outcomes = [error] * len(entries)
-        following = iter(outcomes)
+    def append(posts: Sequence[Sequence[Addressed]]) -> list[Sequence[Outcome]]:
+        following = iter(log.append([entry for post in posts for entry in post]))
         return [list(islice(following, len(post))) for post in posts]
 
     return append
 
 
-def entry_of(event: Event, now_ms: int) -> Entry:
+def entry_of(event: Event, now_ms: int, topic: str = EVENTS) -> Addressed:
     """The event as it is appended, keyed by its user.
 
     An event without an id gets one here, so that whatever is sent twice behind this point counts once.
     """
     if event.event_id is None:
         event = event._replace(event_id=os.urandom(8).hex())
-    return Entry(event.user_id.encode(), encode_event(event), now_ms)
+    return Addressed(topic, Entry(event.user_id.encode(), encode_event(event), now_ms))

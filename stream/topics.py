@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-EVENTS = "events"
+EVENTS = "events"  # keyed by user, as are impressions
+IMPRESSIONS = "impressions"  # what was shown to whom: no interaction, so no part of a timeline
 RELEASES = "releases"
 DEAD_LETTERS = "deadletters"
+BAD_ROWS = "badrows"  # events refused at the border, keyed by site
 # Newest records of a partition that a single box keeps where no consumer group's commits say what may go.
-KEPT_RECORDS = {DEAD_LETTERS: 10_000}
+KEPT_RECORDS = {DEAD_LETTERS: 10_000, BAD_ROWS: 10_000, IMPRESSIONS: 100_000}
 
 
 def topics(event_partitions: int) -> dict[str, int]:
     """Every topic with its number of partitions; releases are announced in one order, hence one partition."""
-    return {EVENTS: event_partitions, RELEASES: 1, DEAD_LETTERS: 1}
+    return {EVENTS: event_partitions, IMPRESSIONS: event_partitions, RELEASES: 1, DEAD_LETTERS: 1, BAD_ROWS: 1}

@@ -44,6 +44,8 @@ OPERATIONS = [
     ("post", "/v1/recommendations"),
     ("post", "/v1/recommendations/batch"),
     ("post", "/v1/events"),
+    ("get", "/v1/pixel.gif"),
+    ("get", "/v1/slot"),
     ("get", "/v1/items/{item_id}/similar"),
     ("get", "/v1/users/{user_id}"),
     ("delete", "/v1/users/{user_id}"),
