@@ -8,6 +8,7 @@
     popularity.npy          (n,) float32, weighted events per item
     index.faiss             candidates for a user vector (`store/item_index.py`)
     probe.json              scores that training computed, to be found again (`store/soundness.py`)
+    others                  what a training attaches for people to look at, such as its learning curves
 
 A folder is written under a temporary name and published by rename, so a release is there whole or not at all. What the
 gate found of it lies beside it (`store/gate_reports.py`).
@@ -19,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +52,7 @@ ARRAYS = {
 }
 FILES = {f"{name}.npy" for name in ARRAYS} | {"item_ids.bin", "index.faiss"}
 U64 = npt.NDArray[np.uint64]
+_ATTACHMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class BadRelease(ValueError):
@@ -73,6 +76,7 @@ class Model:
     on which the index is tested; without them, users of one item are taken.
     about: what made it (data range, settings, metrics); must be JSON.
     head_weights: factors of a user's newest events (`led.encoder.Encoder`).
+    attachments: files by name that lie in the release beside the others, checked like them and read by no program.
     """
 
     item_ids: Sequence[str]
@@ -85,6 +89,7 @@ class Model:
     sample_vectors: F32 | None = None
     about: Mapping[str, object] = field(default_factory=dict)
     head_weights: tuple[float, ...] = ()
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,7 @@ class Releases:
         """Build the index, write the folder, rename it into place; returns the version.
 
         Raises BadRelease for values that are not finite, shapes that disagree, ids that repeat or whose keys collide,
-        and an index that does not reach min_recall against exact search.
+        an attachment with the name of another file, and an index below min_recall against exact search.
         """
         order, keys = self._order(model)
         try:
@@ -251,6 +256,7 @@ class Releases:
             as_given[order] = keys
             probe = soundness.probe(as_given, model.input_embeddings, model.output_embeddings, model.biases)
             (temporary / soundness.PROBE).write_text(json.dumps(probe) + "\n")
+            _attach(temporary, model.attachments)
             version = _describe(temporary, model, report, now_ms)
             temporary.rename(self._folder / version)
             sync(self._folder)
@@ -311,6 +317,13 @@ def _encoder(made: Model | ReleaseInfo, kind_code: Mapping[str, int]) -> Encoder
         return Encoder(by_code, made.half_life_s, tuple(made.head_weights))
     except ValueError as error:
         raise BadRelease(str(error)) from None
+
+
+def _attach(folder: Path, attachments: Mapping[str, bytes]) -> None:
+    for name, content in attachments.items():
+        if not _ATTACHMENT.fullmatch(name) or name == DESCRIPTION or (folder / name).exists():
+            raise BadRelease(f"attachment {name!r}: a plain name of a file that a release does not have otherwise")
+        (folder / name).write_bytes(content)
 
 
 def _describe(folder: Path, model: Model, index: Mapping[str, Any], now_ms: int) -> str:

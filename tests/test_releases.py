@@ -67,6 +67,23 @@ def test_head_weights_are_part_of_a_release_and_of_its_format_where_there_are_an
     assert described[0]["encoder"].keys() == {"kind_weights", "half_life_s"}
 
 
+def test_what_a_training_attaches_lies_in_the_release_under_a_checksum(tmp_path: Path, made: Model) -> None:
+    version = releases_in(tmp_path).publish(replace(made, attachments={"curves.png": b"\x89PNG"}), now_ms=NOW)
+    attached = tmp_path / version / "curves.png"
+    assert attached.read_bytes() == b"\x89PNG"
+    releases_in(tmp_path).load(version)
+    attached.write_bytes(b"\x89PNg")
+    with pytest.raises(BadRelease, match=r"curves\.png does not match its checksum"):
+        releases_in(tmp_path).load(version)
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "release.json", "../escaped", ".hidden", ""])
+def test_an_attachment_takes_no_other_place(tmp_path: Path, made: Model, name: str) -> None:
+    with pytest.raises(BadRelease, match="attachment"):
+        releases_in(tmp_path).publish(replace(made, attachments={name: b"x"}), now_ms=NOW)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_index_proposes_what_the_scores_prefer(tmp_path: Path, made: Model) -> None:
     release = published(tmp_path, made)
     users = np.random.default_rng(0).standard_normal((20, 4), dtype=np.float32)
