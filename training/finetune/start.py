@@ -70,9 +70,3 @@ def random_start(items: int, dim: int, rng: np.random.Generator) -> Start:
     bound = math.sqrt(6.0 / (items + dim))
     inputs, outputs = (rng.uniform(-bound, bound, (items, dim)).astype(np.float32) for _ in range(2))
     return Start(inputs, outputs, np.clip(rng.normal(0.0, 0.001, items), -0.002, 0.002).astype(np.float32))
-
-
-def log_shares(popularity: F32) -> F32:
-    """log(count / sum of counts), (items,): the biases LED's code begins with. An item never seen counts as half."""
-    counts = np.maximum(popularity.astype(np.float64), 0.5)
-    return np.log(counts / counts.sum()).astype(np.float32)
