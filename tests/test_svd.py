@@ -81,7 +81,7 @@ def test_power_iterations_and_oversampling_each_bring_the_basis_nearer_to_the_be
     def usual(oversample: int, power_iterations: int) -> float:
         """How far from the best basis of 20 columns, in times what that misses; the mean of five seeds."""
         each = [missed(A, 20, oversample=oversample, power_iterations=power_iterations, seed=n) for n in range(5)]
-        return float(np.mean(each)) / values[20]
+        return float(np.mean(each) / values[20])
 
     assert usual(10, 3) < usual(10, 1) < usual(10, 0)
     assert usual(40, 1) < usual(10, 1) < usual(0, 1)

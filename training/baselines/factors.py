@@ -110,7 +110,7 @@ class _Network(_Factors):
         vectors = self.items(items)
         users = users[:, None].expand_as(vectors)
         both = torch.cat([users[..., self.halved :], vectors[..., self.halved :]], dim=2)
-        product = users[..., : self.half] * vectors[..., : self.half]
+        product = users[..., : self.halved] * vectors[..., : self.halved]
         found: torch.Tensor = self.last(torch.cat([product, self.layers(both)], dim=2)) + self.biases(items)
         return found[:, :, 0]
 

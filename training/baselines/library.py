@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ class ItemNeighbours:
             "bm25": nearest_neighbours.BM25Recommender,
         }
         model = kinds[self.weighting](K=self.neighbours, num_threads=THREADS)
-        model.fit(sp.csr_matrix(train.matrix), show_progress=False)
+        with warnings.catch_warnings(action="ignore"):  # it warns of matrices that it made itself
+            model.fit(sp.csr_matrix(train.matrix), show_progress=False)
         similar = sp.csr_array(model.similarity)
         yield Fitted(lambda folded_in: np.asarray((folded_in @ similar).toarray(), np.float32))
 

@@ -14,6 +14,8 @@ from training.interactions import Interactions
 from training.progress import Progress, silent
 from training.svd import Sparse
 
+BLOCK = 1024  # rows mirrored at a time
+
 
 @dataclass(frozen=True)
 class Ease:
@@ -30,22 +32,22 @@ def item_weights(matrix: Sparse, regularisation: float) -> F32:
     """B (items, items), zero on the diagonal, that makes |X - X B|^2 + regularisation |B|^2 least; float32."""
     gram: F32 = np.asarray((matrix.T @ matrix).toarray(order="F"), np.float32)
     gram[np.diag_indices_from(gram)] += np.float32(regularisation)
-    factor, _ = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-    inverse: F32
-    inverse, failed = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-    if failed:
-        raise ValueError(f"regularisation = {regularisation}: too small, the items' products cannot be inverted")
+    try:
+        factor, _ = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(f"regularisation = {regularisation}: too small for these items to be told apart") from error
+    inverse: F32 = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0]
     _mirror(inverse)
     inverse /= -np.diag(inverse)[None, :].copy()
     inverse[np.diag_indices_from(inverse)] = 0
     return inverse
 
 
-def _mirror(lower: F32, block: int = 1024) -> None:
+def _mirror(lower: F32) -> None:
     """Copies the lower triangle to the upper one, in place and by blocks: no second matrix of that size."""
     size = len(lower)
-    for start in range(0, size, block):
-        end = min(start + block, size)
+    for start in range(0, size, BLOCK):
+        end = min(start + BLOCK, size)
         lower[start:end, end:] = lower[end:, start:end].T
         corner = np.tril(lower[start:end, start:end])
         lower[start:end, start:end] = corner + np.tril(corner, -1).T

@@ -15,20 +15,23 @@ from training.interactions import Interactions
 from training.pmi import PmiSettings, Scaling, pmi_embeddings
 from training.progress import Progress, silent
 from training.spectral import SpectralSettings, popularity_bias, spectral_embeddings
+from training.svd import Sparse
 
 
 @dataclass(frozen=True)
 class SpectralLed:
-    """`training/spectral.py`, and how much popularity adds to the scores."""
+    """`training/spectral.py`, and how much popularity, which halves with every half-life, adds to the scores."""
 
     dim: int
     a: float = 0.3
     p: float = 0.0
     bias: float = 0.0
+    half_life_s: float | None = None
 
     def fit(self, train: Interactions, _rng: np.random.Generator, progress: Progress = silent) -> Iterator[Fitted]:
         tables = spectral_embeddings(train.matrix, SpectralSettings(self.dim, self.a, self.p), progress)
-        yield _folded(*tables, popularity_bias(train.popularity(None), self.bias))
+        popularity = train.popularity(self.half_life_s)
+        yield _folded(*tables, popularity_bias(popularity, self.bias), popularity)
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,9 @@ class DenoisedLed:
 
     def fit(self, train: Interactions, _rng: np.random.Generator, progress: Progress = silent) -> Iterator[Fitted]:
         settings = DenoisedSettings(self.dim, self.a, self.noise, self.ridge)
+        popularity = train.popularity(None)
         tables = denoised_embeddings(train.matrix, settings, progress)
-        yield _folded(*tables, popularity_bias(train.popularity(None), self.bias))
+        yield _folded(*tables, popularity_bias(popularity, self.bias), popularity)
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,16 @@ class PmiLed:
     def fit(self, train: Interactions, _rng: np.random.Generator, progress: Progress = silent) -> Iterator[Fitted]:
         settings = PmiSettings(self.dim, scaling=self.scaling, cell_sums=self.cell_sums)
         inputs, outputs, biases = pmi_embeddings(train.matrix, settings, progress)
-        yield _folded(inputs, outputs, biases * np.float32(self.bias))
+        yield _folded(inputs, outputs, biases * np.float32(self.bias), train.popularity(None))
 
 
-def _folded(inputs: F32, outputs: F32, biases: F32) -> Fitted:
-    return Fitted(folding(inputs, outputs, biases), inputs.shape[1])
+def _folded(inputs: F32, outputs: F32, biases: F32, popularity: F32) -> Fitted:
+    """As it is served: who did nothing yet gets what is popular."""
+    scorer = folding(inputs, outputs, biases)
+
+    def scores(folded_in: Sparse) -> F32:
+        found = scorer(folded_in)
+        found[np.diff(folded_in.indptr) == 0] = popularity
+        return found
+
+    return Fitted(scores, inputs.shape[1])

@@ -13,7 +13,7 @@ from led.encoder import I64, Bool
 from training.benchmarks.case import Case, data_file
 from training.benchmarks.comparison import Measures, Trial
 from training.benchmarks.models import comparisons
-from training.benchmarks.strong import METRICS, SEED, check, strong_split
+from training.benchmarks.strong import SEED, check, strong_split, strong_trial
 from training.evaluate import Task
 from training.interactions import without_times
 
@@ -72,5 +72,4 @@ def strong(path: Path, seed: int = SEED) -> Trial:
     liked = ratings >= LIKED
     parts = strong_split(users[liked], items[liked], HELD_OUT, seed)
     check(parts.counts, COUNTS)
-    measures = Measures("ndcg@100", METRICS, truncated=True)
-    return Trial(parts.train, parts.validation, parts.train, {"ml-1m-strong": parts.test}, measures)
+    return strong_trial("ml-1m-strong", parts)

@@ -42,6 +42,12 @@ def popular() -> Sequence[Recipe]:
     return [MostPopular()]
 
 
+def recent_popular() -> Sequence[Recipe]:
+    from training.baselines.popularity import RecentPopular
+
+    return [RecentPopular(60.0 * minutes) for minutes in (15, 30, 60, 180)]
+
+
 def cluster_best() -> Sequence[Recipe]:
     from training.baselines.clusters import ClusterBest
 
@@ -100,6 +106,15 @@ def spectral(dim: int) -> Sequence[Recipe]:
     from training.baselines.ours import SpectralLed
 
     return [SpectralLed(dim, a, p) for a in (0.2, 0.3, 0.4, 0.5) for p in (0.0, 0.5, 1.0)]
+
+
+def spectral_with_news(dim: int) -> Sequence[Recipe]:
+    """With what is popular now for a bias."""
+    from training.baselines.ours import SpectralLed
+
+    half_life_s = 1800.0
+    shapes = [(a, p) for a in (0.2, 0.4) for p in (0.0, 1.0)]
+    return [SpectralLed(dim, a, p, bias, half_life_s) for a, p in shapes for bias in (0.0, 0.2, 0.4, 0.8)]
 
 
 def pmi(dim: int) -> Sequence[Recipe]:

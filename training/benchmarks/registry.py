@@ -7,11 +7,21 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from training.benchmarks.case import Benchmark, NoBenchmark, data_folder, in_its_own_process
+from training.benchmarks.cold_users import cold_users
+from training.benchmarks.globo import globo
 from training.benchmarks.gowalla import gowalla
 from training.benchmarks.ml1m import ml1m, ml1m_strong
+from training.benchmarks.ml20m import ml20m
 from training.evaluate import Row
 
-BENCHMARKS: dict[str, Benchmark] = {"gowalla": gowalla, "ml-1m": ml1m, "ml-1m-strong": ml1m_strong}
+BENCHMARKS: dict[str, Benchmark] = {
+    "cold-users": cold_users,
+    "globo": globo,
+    "gowalla": gowalla,
+    "ml-1m": ml1m,
+    "ml-1m-strong": ml1m_strong,
+    "ml-20m": ml20m,
+}
 
 
 def run(

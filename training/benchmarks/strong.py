@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from led.encoder import I64, Bool
 from training.benchmarks.case import NoBenchmark
+from training.benchmarks.comparison import Measures, Trial
 from training.evaluate import Task
 from training.interactions import Interactions
 from training.svd import Sparse
@@ -21,7 +22,7 @@ from training.svd import Sparse
 SEED = 98765
 FEWEST = 5  # events of a user, to be in the data at all and again to have something hidden
 HIDDEN = 0.2
-METRICS = ("recall@50", "ndcg@100")
+MEASURES = Measures("ndcg@100", ("recall@50", "ndcg@100"), truncated=True)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ def strong_split(users: I64, items: I64, held_out: int, seed: int = SEED) -> Str
         [str(user) for user in order[: train.shape[0]]], [str(item) for item in vocabulary], train, None
     )
     return StrongSplit(known, _with_targets(tasks["validation"]), _with_targets(tasks["test"]), counts)
+
+
+def strong_trial(name: str, parts: StrongSplit) -> Trial:
+    """How such a split is measured: recall truncated, recipes chosen by ndcg@100 of the validation users."""
+    return Trial(parts.train, parts.validation, parts.train, {name: parts.test}, MEASURES)
 
 
 def check(found: Mapping[str, int], published: Mapping[str, int]) -> None:
