@@ -52,14 +52,15 @@ def stop_with_supervisor(settings: Settings, stop: Callable[[], None]) -> None:
     threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
 
 
-def collect_rarely() -> None:
-    """Look for garbage cycles a hundred times less often, and never among what is there already.
+def collect_rarely(objects: int = 100_000) -> None:
+    """Look for garbage cycles once there are so many objects more, and never among what is there already.
 
-    A batch of events is ten thousand small lists that die by themselves; looking through them costs more than reading.
+    What a request makes dies by itself, as do the ten thousand small lists of a batch of events: looking through them
+    costs more than reading them. Looking through everything took tens of milliseconds in a server.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
+    gc.set_threshold(objects, 20, 100)
 
 
 def check_free(host: str, port: int) -> None:

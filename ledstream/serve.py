@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -12,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from tempfile import gettempdir
+from shutil import rmtree
 from typing import TextIO
 
-from ledstream import parts
-from ledstream.process import check_free, log_to_stderr, stop_with_supervisor
+from ledstream import locks, parts
+from ledstream.process import check_free, collect_rarely, log_to_stderr, stop_with_supervisor
 from ledstream.settings import Settings, SettingsError, read_settings
 from serving.app import create_app
 from serving.collector.origins import Origins
@@ -29,6 +28,7 @@ from store.tallies import Tallies
 
 # How long the thread that loads a release may keep the interpreter from requests; Python's own 5 ms are many answers.
 SWITCH_S = 0.0005
+COLLECT_EVERY = 50_000  # objects: looking through them takes a millisecond
 _held: list[TextIO] = []  # locks that last as long as this process
 
 
@@ -39,7 +39,7 @@ def run(settings: Settings) -> None:
     parts.open_log(settings).close()  # a bad address ends here, with one line, and not in every worker
     os.environ.update(settings.as_environ())
     stop_with_supervisor(settings, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with only_on(settings.host, settings.port):
+    with only_on(settings.host, settings.port), meeting_at(workers_folder(settings)):
         serve("ledstream.serve:make_app", settings.host, settings.port, workers=settings.workers)
 
 
@@ -50,13 +50,35 @@ def only_on(host: str, port: int) -> Iterator[None]:
     Worker processes share the port by SO_REUSEPORT, and so would a second server without a word: each would get some
     of the other's requests.
     """
-    with (Path(gettempdir()) / f"ledstream-port-{port}.lock").open("a") as lock:
+    try:
+        lock = locks.hold(f"port-{port}")
+    except BlockingIOError as error:
+        raise SettingsError(f"LEDSTREAM_PORT = {port}: another ledstream starts there") from error
+    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SettingsError(f"LEDSTREAM_PORT = {port}: another ledstream starts there") from error
-        check_free(host, port)
+            check_free(host, port)
+            yield
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
+
+
+@contextmanager
+def meeting_at(workers: Path | None) -> Iterator[None]:
+    """The folder where the workers find each other, if they do: empty at first, and gone at the end."""
+    if workers is None:
         yield
+        return
+    rmtree(workers, ignore_errors=True)  # of one that was killed
+    workers.mkdir()
+    try:
+        yield
+    finally:
+        rmtree(workers, ignore_errors=True)
+
+
+def workers_folder(settings: Settings) -> Path | None:
+    """None where there is one worker, with nobody to find."""
+    return locks.folder() / f"port-{settings.port}.workers" if settings.workers > 1 else None
 
 
 def make_app() -> Collector:
@@ -77,9 +99,11 @@ def make_app() -> Collector:
             heartbeats=Heartbeats(store, settings.namespace),
             tallies=Tallies(store, settings.namespace),
             spool=parts.spool(settings),
+            workers=workers_folder(settings),
         ),
         Limits(events_per_s=settings.events_per_s / settings.workers),
         door(settings),
+        on_ready=lambda: collect_rarely(COLLECT_EVERY),
     )
 
 
@@ -105,7 +129,7 @@ def is_loopback(host: str) -> bool:
 
 
 def keep_to_a_core() -> TextIO | None:
-    """Keep this process to a core that no other worker of this machine keeps to; what is returned holds it.
+    """Keep this process to a core that no other worker of this account keeps to; what is returned holds it.
 
     Where all are taken, or the system knows no such thing, it goes wherever it is put.
     """
@@ -113,13 +137,8 @@ def keep_to_a_core() -> TextIO | None:
         return None
     for core in sorted(os.sched_getaffinity(0)):
         try:
-            lock = (Path(gettempdir()) / f"ledstream-core-{core}.lock").open("a")
-        except OSError:  # another account's
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
+            lock = locks.hold(f"core-{core}")
+        except BlockingIOError:
             continue
         os.sched_setaffinity(0, {core})
         return lock

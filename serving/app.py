@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -12,7 +11,8 @@ from fastapi import FastAPI
 from serving.answering import Answering
 from serving.answers import Recommender
 from serving.api import Lifespan, Routes, build_api
-from serving.collector.paths import Collector, Door
+from serving.collector.identity import Identities
+from serving.collector.paths import Collector, Door, Intake
 from serving.hot import Hot
 from serving.live import Outcomes, live
 from serving.metrics import Metrics, lag
@@ -28,10 +28,18 @@ from stream.current import CurrentRelease
 from stream.kept import KeptLog
 
 
-def create_app(parts: Parts, limits: Limits | None = None, door: Door | None = None) -> Collector:
-    """The ASGI application. Its threads start and stop with its lifespan; the log is closed by who opened it."""
+def create_app(
+    parts: Parts,
+    limits: Limits | None = None,
+    door: Door | None = None,
+    on_ready: Callable[[], object] = lambda: None,
+) -> Collector:
+    """The ASGI application. Its threads start and stop with its lifespan; the log is closed by who opened it.
+
+    on_ready: called once it is about to answer.
+    """
     limits, door = limits or Limits(), door or Door()
-    metrics, recent = Metrics(), RecentItems()
+    metrics, recent = Metrics(parts.workers), RecentItems()
     current = CurrentRelease(
         parts.log,
         _loading(parts.releases),
@@ -62,14 +70,17 @@ def create_app(parts: Parts, limits: Limits | None = None, door: Door | None = N
     metrics.watch("ledstream_consumer_groups_troubled", "Groups that wait or have no process", readiness.troubled)
     routes = Routes(parts, hot, questions, events, current, metrics)
 
+    if parts.spool is not None:
+        metrics.watch("ledstream_spool_bytes", "Events on the disk, for the log to come back", parts.spool.size)
+
     async def begin() -> None:
         recent.add(await asyncio.to_thread(newest_items, parts.log))
         await asyncio.to_thread(current.start)
+        on_ready()
 
-    if parts.spool is not None:
-        metrics.watch("ledstream_spool_bytes", "Events on the disk, for the log to come back", parts.spool.size)
-    others = build_api(routes, _lifespan(begin, current, questions, (log, events), outcomes))
-    return Collector(hot, metrics, others, posts, door)
+    outer = (metrics, outcomes, log)
+    others = build_api(routes, _lifespan(questions, events, current, begin, outer))
+    return Collector(hot, metrics, others, Intake(posts, Identities(parts, current.get, events)), door)
 
 
 def _loading(releases: Releases) -> Callable[[str], Served]:
@@ -81,32 +92,27 @@ def _loading(releases: Releases) -> Callable[[str], Served]:
 
 
 def _lifespan(
-    begin: Callable[[], Awaitable[None]],
-    current: CurrentRelease[Served],
     questions: Answering,
-    to_log: tuple[KeptLog, Publisher],
-    outcomes: Outcomes,
+    events: Publisher,
+    current: CurrentRelease[Served],
+    begin: Callable[[], Awaitable[None]],
+    others: Sequence[Metrics | Outcomes | KeptLog],
 ) -> Lifespan:
-    log, events = to_log
+    """others: started before events are taken, and stopped after the last of them."""
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         use_threads(1)
         await questions.start()
-        outcomes.start()
-        log.start()
+        for other in others:
+            other.start()
         events.start()
         await begin()
-        # What lives as long as the process need not be looked through again: a full collection took tens of ms. What a
-        # request makes dies by itself.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
         yield
         await asyncio.to_thread(current.stop)
-        await asyncio.to_thread(outcomes.stop)
         await events.stop()
-        await asyncio.to_thread(log.stop)
+        for other in others:
+            await asyncio.to_thread(other.stop)
         await questions.stop()
 
     return running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from store.heartbeats import Heartbeats
 from store.releases import Releases
@@ -24,7 +25,7 @@ class Parts:
     """states: on a client whose calls give up after a quarter of a second, since requests wait for them.
 
     heartbeats: of the consumers; None where nobody publishes any. spool: where events go while the log is away; None
-    where they are refused then.
+    where they are refused then. workers: folder where the workers of one server find each other; None for one alone.
     """
 
     log: Log
@@ -35,6 +36,7 @@ class Parts:
     heartbeats: Heartbeats | None = None
     tallies: Tallies | None = None
     spool: Spool | None = None
+    workers: Path | None = None
 
 
 @dataclass(frozen=True)

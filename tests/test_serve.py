@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from ledstream import locks
 from ledstream.process import check_free
 from ledstream.settings import SettingsError
 from store.embedded import EmbeddedStore
@@ -70,11 +74,47 @@ def test_of_two_workers_a_killed_one_is_replaced_and_all_end_well_when_told(tmp_
             until(lambda: _answers(port), 60)
             cores = [os.sched_getaffinity(worker) for worker in _workers(server.pid)]
             assert len(cores[0] | cores[1]) == min(2, len(os.sched_getaffinity(0)))
+            until(lambda: _metrics(port)["ledstream_workers"] == [2], 60)
+            for _ in range(20):
+                assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+            for _ in range(6):
+                shown = _metrics(port)
+                assert shown["ledstream_workers"] == [2]
+                assert sum(shown["ledstream_requests_total"]) == 20, "whoever is asked, which is not always the same"
+                assert len(shown["ledstream_users"]) == 1, "what is the same for all of them is told once"
             server.terminate()
             assert server.wait(30) == 0
         finally:
             server.kill()
     until(lambda: _is_free(port), 20)
+    assert not list(locks.folder().glob(f"port-{port}*"))
+
+
+def test_who_opened_a_lock_before_its_file_was_removed_does_not_hold_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first = locks.hold("port-1")
+    with pytest.raises(BlockingIOError):
+        locks.hold("port-1")
+    with Path(first.name).open("a") as early:
+        Path(first.name).unlink()
+        first.close()
+        fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of a file that is there no more
+        with locks.hold("port-1"), pytest.raises(BlockingIOError):
+            locks.hold("port-1")
+    assert [path.name for path in locks.folder().iterdir()] == ["port-1.lock"]
+
+
+def _metrics(port: int) -> dict[str, list[float]]:
+    """Values by name; requests are those to /healthz."""
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    shown: dict[str, list[float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.labels.get("endpoint", "/healthz") == "/healthz":
+                shown.setdefault(sample.name, []).append(sample.value)
+    return shown
 
 
 def _workers(server: int) -> set[int]:
