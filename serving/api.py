@@ -206,7 +206,7 @@ def _add_operations(app: FastAPI, routes: Routes, readiness: Readiness) -> None:
 
     @app.get("/metrics", tags=["operations"], response_class=Response)
     def exposition() -> Response:
-        """Prometheus metrics of this process."""
+        """Prometheus metrics of all worker processes of this server."""
         return Response(routes.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
