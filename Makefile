@@ -14,13 +14,17 @@ STARTED := $(shell date +%s)
 # uv from the PATH, or one kept beside the environment.
 UV = $(shell command -v uv || echo $(CURDIR)/$(VENV)/uv/bin/uv)
 
-.PHONY: demo test check format lock clean
+.PHONY: demo test tracker-tools check format lock clean
 
 demo: $(VENV)/runtime.stamp
 	@$(BIN)/python -m ledstream demo --started-at $(STARTED) $(if $(FOR),--for $(FOR)) $(if $(DATA),--data $(DATA))
 
-test: $(VENV)/dev.stamp
+test: $(VENV)/dev.stamp tracker-tools
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(AT_ONCE) --dist worksteal
+
+# What builds the tracker, for the test that its built file is that of its source. Chromium is looked for, not installed.
+tracker-tools:
+	@cd clients/js && { [ -e node_modules/.bin/esbuild ] || npm ci --silent || echo "no npm: the tracker is tested as built"; }
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

@@ -44,6 +44,7 @@ OPERATIONS = [
     ("post", "/v1/recommendations"),
     ("post", "/v1/recommendations/batch"),
     ("post", "/v1/events"),
+    ("post", "/v1/identify"),
     ("get", "/v1/pixel.gif"),
     ("get", "/v1/slot"),
     ("get", "/v1/items/{item_id}/similar"),

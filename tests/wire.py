@@ -11,6 +11,7 @@ import uvloop
 from uvicorn import Server
 
 from serving.app import create_app
+from serving.collector.paths import Door
 from serving.parts import Limits, Parts
 from serving.protocol import ShortWay
 from serving.server import configured, listening
@@ -30,10 +31,12 @@ NOTHING = Response(0, {}, b"")
 
 
 @asynccontextmanager
-async def serving(parts: Parts, limits: Limits | None = None, *, within_s: float = 30.0) -> AsyncIterator[int]:
+async def serving(
+    parts: Parts, limits: Limits | None = None, *, door: Door | None = None, within_s: float = 30.0
+) -> AsyncIterator[int]:
     """The port. within_s: the patience of its connections."""
     protocol = type("OfThisTest", (ShortWay,), {"within_s": within_s})
-    config = configured(create_app(parts, limits))
+    config = configured(create_app(parts, limits, door))
     config.http = protocol
     socket = listening(HERE, 0)
     server = Server(config)

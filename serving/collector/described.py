@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving import schemas
-from serving.collector.paths import PIXEL, SLOT
+from serving.collector.identity import ANONYMOUS
+from serving.collector.paths import IDENTIFY, PIXEL, SLOT
 from serving.schemas import DEFAULT_K, MAX_K
+from stream.events import Id
 
 KEY = Field(None, description="a write key, where keys are needed; or header x-ledstream-key")
 IMAGES: dict[int | str, dict[str, Any]] = {
@@ -25,6 +27,18 @@ class PixelQuery(BaseModel):
     event_id: str | None = None
     value: float | None = None
     key: str | None = KEY
+
+
+class MergeBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    anonymous_id: str = Field(pattern=f"^{ANONYMOUS.pattern}$", description="as trackers draw them")
+    user_id: Id
+
+
+class MergeAnswer(BaseModel):
+    user: str
+    merged: int = Field(description="events that were the visitor's and are the user's now")
 
 
 class SlotQuery(BaseModel):
@@ -45,6 +59,11 @@ def add_collector(app: FastAPI) -> None:
     @app.get(PIXEL, tags=["events"], response_class=Response, responses=IMAGES)
     async def pixel(query: Annotated[PixelQuery, Query()]) -> Response:  # noqa: ARG001
         """An event as the address of an image, for mails and pages without scripts. A header says what was wrong."""
+        raise AssertionError
+
+    @app.post(IDENTIFY, status_code=202, tags=["users"], responses=REFUSED)
+    async def identify(body: MergeBody) -> MergeAnswer:  # noqa: ARG001
+        """A visitor's events become a user's. 503 while the last of them are on their way: ask again."""
         raise AssertionError
 
     @app.get(SLOT, tags=["recommendations"], responses=REFUSED)

@@ -12,16 +12,17 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from serving.bodies import Disconnected, Receive
 from serving.collector.asked import Asked
 from serving.collector.bots import is_bot
+from serving.collector.identity import Identities, read_merge
 from serving.collector.origins import Headers, Origins
 from serving.collector.pixel import GIF, read_pixel
-from serving.collector.post import LINES, Post, Sender, read_post
+from serving.collector.post import LINES, Post, Sender, read_json, read_post
 from serving.collector.rates import TooMany
 from serving.collector.sites import Sites
 from serving.hot import EVENTS, JSON, RECOMMENDATIONS, Application, Hot, HotPaths, Reply, Scope, Send, refusal
@@ -31,7 +32,7 @@ from serving.questions import read_query
 from serving.refusals import Refused
 
 logger = logging.getLogger(__name__)
-PIXEL, SLOT, SCRIPT = "/v1/pixel.gif", "/v1/slot", "/ledstream.js"
+IDENTIFY, PIXEL, SLOT, SCRIPT = "/v1/identify", "/v1/pixel.gif", "/v1/slot", "/ledstream.js"
 BATCH = f"{RECOMMENDATIONS}/batch"
 NO_STORE: Headers = [(b"cache-control", b"no-store")]
 Found = tuple[Reply, Headers]
@@ -46,16 +47,24 @@ class Door:
     refuses_bots: bool = True
 
 
+class Intake(NamedTuple):
+    """What is done with what comes in."""
+
+    posts: Posts
+    identities: Identities
+
+
 class Collector(HotPaths):
     """The whole application. hot, metrics, others: of `HotPaths`."""
 
-    def __init__(self, hot: Hot, metrics: Metrics, others: Application, posts: Posts, door: Door) -> None:
+    def __init__(self, hot: Hot, metrics: Metrics, others: Application, intake: Intake, door: Door) -> None:
         super().__init__(hot, metrics, others)
-        self._told, self._posts, self._door = metrics, posts, door
+        self._told, self._intake, self._door = metrics, intake, door
         script = Path(__file__).with_name("ledstream.js").read_bytes()
         self._script, self._script_tag = script, b'"%b"' % hashlib.sha256(script).hexdigest()[:16].encode()
         self._answers: dict[tuple[str, str], Callable[[Asked, Receive], Awaitable[Found]]] = {
             ("POST", EVENTS): self._events,
+            ("POST", IDENTIFY): self._identify,
             ("GET", PIXEL): self._pixel,
             ("GET", SLOT): self._slot,
             ("GET", SCRIPT): self._tracker,
@@ -101,6 +110,12 @@ class Collector(HotPaths):
         verdicts = await self._judged(read_post(await self.hot.bodies.read(receive), is_lines=sender.is_lines), sender)
         return Reply(verdicts.status, verdicts.to_json()), []
 
+    async def _identify(self, asked: Asked, receive: Receive) -> Found:
+        self._sender(asked, read_query(asked.query, ("key",))["key"])
+        wanted = read_merge(read_json(await self.hot.bodies.read(receive)))
+        merged = await self._intake.identities.merge(wanted)
+        return Reply(202, orjson.dumps({"user": wanted.user_id, "merged": merged})), []
+
     async def _pixel(self, asked: Asked, _: Receive) -> Found:
         """An image whatever happens: a mail shows no broken one for a mistake. Status and a header tell."""
         try:
@@ -134,7 +149,7 @@ class Collector(HotPaths):
         return Reply(200, self._script, b"text/javascript; charset=utf-8"), kept
 
     async def _judged(self, post: Post, sender: Sender) -> Verdicts:
-        verdicts = await self._posts.judge(post, sender)
+        verdicts = await self._intake.posts.judge(post, sender)
         self._told.accepted.inc(verdicts.accepted)
         self._told.rejected.inc(verdicts.rejected)
         return verdicts

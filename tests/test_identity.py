@@ -1,0 +1,121 @@
+"""A visitor who turns out to be somebody: what was done before is that user's, once, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from consumers.timelines import TimelineConsumer
+from serving.app import create_app
+from serving.parts import Parts
+from store.connection import Client
+from store.user_record import UserRecord
+from stream.events import item_key
+from stream.loop import Loop
+from stream.topics import EVENTS
+from tests.eventually import until
+from tests.running import running
+from tests.small_server import parts_of
+
+VISITOR, OTHER = "anon-" + "0f" * 16, "anon-" + "a1" * 16
+
+
+@pytest.fixture
+def parts(redis_client: Client, namespace: str, tmp_path: Path) -> Iterator[Parts]:
+    """With a consumer that runs."""
+    parts, stop = parts_of(redis_client, namespace, tmp_path), threading.Event()
+    release = parts.releases.load(parts.releases.versions()[0])
+    handler = TimelineConsumer(parts.states, lambda: release, parts.log.identity(EVENTS))
+    loop = Loop(parts.log, EVENTS, "timelines", handler, poll_timeout_s=0.01)
+    consumer = threading.Thread(target=loop.run, args=(stop,))
+    consumer.start()
+    yield parts
+    stop.set()
+    consumer.join()
+
+
+def told(parts: Parts, story: Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]]) -> None:
+    async def whole() -> None:
+        async with running(create_app(parts)) as client:
+            await story(client)
+
+    asyncio.run(whole())
+
+
+async def view(client: httpx.AsyncClient, user: str, *items: str) -> None:
+    for item in items:
+        event = {"user_id": user, "item_id": item, "kind": "view", "event_id": f"{user}-{item}"}
+        assert (await client.post("/v1/events", json=event)).status_code == 202
+
+
+async def identify(client: httpx.AsyncClient, anonymous_id: str, user_id: str) -> int:
+    answer = await client.post("/v1/identify", json={"anonymous_id": anonymous_id, "user_id": user_id})
+    assert answer.status_code == 202, answer.text
+    return int(answer.json()["merged"])
+
+
+def seen(parts: Parts, user: str) -> list[int]:
+    (record,) = parts.states.read([user])
+    return record.timeline["item"].tolist() if isinstance(record, UserRecord) else []
+
+
+def keys(*items: str) -> list[int]:
+    return [item_key(item) for item in items]
+
+
+def test_what_a_visitor_did_is_the_users_from_then_on_and_no_visitor_is_left(parts: Parts) -> None:
+    async def story(client: httpx.AsyncClient) -> None:
+        await view(client, "eve", "belt-03")
+        await view(client, VISITOR, "hat-01", "hat-02", "not-in-the-release")
+        assert await identify(client, VISITOR, "eve") == 2
+        await view(client, "eve", "belt-04")
+
+    told(parts, story)
+    until(lambda: seen(parts, "eve") == keys("belt-03", "hat-01", "hat-02", "belt-04"))
+    until(lambda: seen(parts, VISITOR) == [])
+
+
+def test_asking_again_changes_nothing(parts: Parts) -> None:
+    async def story(client: httpx.AsyncClient) -> None:
+        await view(client, VISITOR, "hat-01")
+        assert await identify(client, VISITOR, "eve") == 1
+        assert await identify(client, VISITOR, "eve") == 0
+        assert await identify(client, OTHER, "eve") == 0
+
+    told(parts, story)
+    until(lambda: seen(parts, "eve") == keys("hat-01"))
+
+
+def test_nobody_becomes_another_user_by_naming_one(parts: Parts) -> None:
+    async def story(client: httpx.AsyncClient) -> None:
+        for anonymous_id, user_id, field in (
+            ("ana", "eve", "anonymous_id"),
+            ("anon-1", "eve", "anonymous_id"),
+            (VISITOR, OTHER, "user_id"),
+            (VISITOR, "", "user_id"),
+            (VISITOR, 7, "user_id"),
+        ):
+            refused = await client.post("/v1/identify", json={"anonymous_id": anonymous_id, "user_id": user_id})
+            assert (refused.status_code, refused.json()["error"]["field"]) == (400, field)
+
+    told(parts, story)
+    assert seen(parts, "ana") == keys("hat-01")
+
+
+def test_while_consumers_are_behind_a_merge_is_refused_and_may_be_asked_for_again(
+    redis_client: Client, namespace: str, tmp_path: Path
+) -> None:
+    parts = parts_of(redis_client, namespace, tmp_path)  # and nobody consumes
+
+    async def story(client: httpx.AsyncClient) -> None:
+        await view(client, VISITOR, "hat-01")
+        refused = await client.post("/v1/identify", json={"anonymous_id": VISITOR, "user_id": "eve"})
+        assert (refused.status_code, refused.json()["error"]["field"]) == (503, "anonymous_id")
+
+    told(parts, story)
