@@ -29,8 +29,8 @@ from store.archive import SCHEMA
 from store.item_index import use_threads
 from store.releases import Releases
 from stream.events import item_key, kind_code
-from training.gate import GateSettings, examine
-from training.last_hour import HOUR_MS
+from training.gate import Archived, GateSettings, examine
+from training.survey import HOUR_MS
 
 KINDS = {kind: kind_code(kind) for kind in ("view", "click", "sale")}
 NOW_MS = 1_790_000_000_000
@@ -62,7 +62,7 @@ def measure(folder: Path, chosen: argparse.Namespace) -> dict[str, object]:
         timed(lambda: list(soundness.checks(release, item_key, soundness.read_probe(folder / version), every_id=False)))
         for _ in range(3)
     ]
-    gate = timed(lambda: examine(releases, version, champion, events, settings, now_ms=NOW_MS))
+    gate = timed(lambda: examine(releases, version, champion, Archived(events), settings, now_ms=NOW_MS))
     report = releases.reports.read(version)
     assert report is not None
     for line in report.lines():

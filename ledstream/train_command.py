@@ -10,23 +10,32 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from consumers.archive import archive_row
 from ledstream import parts
 from ledstream.canary_command import introduce
+from ledstream.limits import available_mb
 from ledstream.process import stop_with_supervisor
 from ledstream.settings import Settings
-from store.archive import Archive, ArchiveRow, read_archive
-from store.releases import BadRelease
+from store.archive import Archive, ArchiveRow, archive_batches
+from store.releases import BadRelease, Model, Releases, UnknownRelease
 from stream.announcements import Announcement, read_announcement
 from stream.events import DecodeError, decode_event
 from stream.log import Log
 from stream.topics import EVENTS
-from training.gate import ArchivedEvents, GateSettings, examine
+from training.alignment import aligned
+from training.gate import COLUMNS, Archived, GateSettings, examine
 from training.interactions import Selection
-from training.progress import progress_bars
+from training.learning import counting_kinds, learn_from_disk, learn_in_memory
+from training.memory import MIB, TooLittleMemory, needed
+from training.progress import Progress, progress_bars
 from training.spectral import SpectralSettings
-from training.train import Grid, TrainSettings, train
+from training.streamed import Batches
+from training.survey import Survey, survey
+from training.train import Grid, TrainSettings
 
 logger = logging.getLogger(__name__)
 READ_AT_ONCE = 5000
@@ -55,34 +64,80 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
 
     What is there twice, because it was filed meanwhile, counts once: a user's events on one item are one cell.
 
-    Raises TooFewEvents, BadRelease (also where the gate refuses it) or LowRecall, and then the current release stays.
+    Raises TooFewEvents, TooLittleMemory, BadRelease (also where the gate refuses it) or LowRecall, and then the current
+    release stays.
     """
-    since = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(days=settings.train_days)
     started = time.monotonic()
     with progress_bars() as progress:
-        progress("reading the archive", 0, 1)
-        newest = not_archived(parts.archive(settings, log), log)
-        events = read_archive(settings.archive_dir, since_day=f"{since:%Y-%m-%d}", beyond=newest)
-        progress("reading the archive", 1, 1)
-        model = train(events, train_settings(settings), progress)
-        progress("building the index", 0, 1)
+        progress("surveying the archive", 0, 1)
+        batches = _batches(settings, log, now_ms)
+        found = survey(batches(), counting_kinds(train_settings(settings)))
+        progress("surveying the archive", 1, 1)
+        model, archived = _learn(settings, batches, found, progress)
         releases = parts.releases(settings)
+        model = _aligned(model, releases, log)
+        progress("building the index", 0, 1)
         version = releases.publish(model, now_ms=now_ms)
         progress("building the index", 1, 1)
-    go_live(settings, log, version, events, now_ms)
+    go_live(settings, log, version, archived, now_ms)
     took_s = time.monotonic() - started
-    logger.info("release %s: %d items from %d events in %.1f s", version, len(model.item_ids), len(events), took_s)
+    logger.info("release %s: %d items from %d events in %.1f s", version, len(model.item_ids), found.events, took_s)
     return version
 
 
-def go_live(settings: Settings, log: Log, version: str, events: ArchivedEvents, now_ms: int) -> None:
-    """Announce a published release if it passes the gate; then delete old ones. events: the archive.
+def fits_in_memory(settings: Settings, found: Survey) -> bool:
+    """Whether the training may hold everything in memory, or must work from disk. Raises TooLittleMemory."""
+    needs = needed(found, train_settings(settings).spectral)
+    limit_mb = settings.train_memory_mb or available_mb()
+    size = f"{found.events:,} events of {found.users:,} users on {found.items:,} items at dimension {settings.dim}"
+    takes = f"about {needs.in_memory / MIB:,.0f} MiB in memory, {needs.from_disk / MIB:,.0f} MiB from disk"
+    limit = f"{limit_mb:,.0f} MiB {'allowed' if settings.train_memory_mb else 'free'}"
+    logger.info("training on %s: %s; %s", size, takes, limit)
+    if needs.from_disk > limit_mb * MIB:
+        given = f"LEDSTREAM_TRAIN_MEMORY_MB = {settings.train_memory_mb}"
+        what = "raise it, or lower LEDSTREAM_DIM or LEDSTREAM_TRAIN_DAYS"
+        raise TooLittleMemory(f"{given} ({limit}): {size} take {takes}: {what}")
+    return needs.in_memory <= limit_mb * MIB
+
+
+def _batches(settings: Settings, log: Log, now_ms: int) -> Batches:
+    """The archive of the days to train on, and what the log holds beyond it now."""
+    since = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(days=settings.train_days)
+    newest = list(not_archived(parts.archive(settings, log), log))
+    return partial(archive_batches, settings.archive_dir, COLUMNS, since_day=f"{since:%Y-%m-%d}", beyond=newest)
+
+
+def _learn(settings: Settings, batches: Batches, found: Survey, progress: Progress) -> tuple[Model, Archived]:
+    """The model, and the events that the gate is to ask about."""
+    wanted = train_settings(settings)
+    if fits_in_memory(settings, found):
+        return learn_in_memory(batches, wanted, found, progress)
+    with TemporaryDirectory(prefix="training-", dir=settings.data_dir) as folder:
+        return learn_from_disk(batches, wanted, found, progress, folder=Path(folder))
+
+
+def _aligned(model: Model, releases: Releases, log: Log) -> Model:
+    """Turned to lie as the current release does, if there is one that loads."""
+    in_use = _in_use(log)
+    if in_use is None:
+        return model
+    try:
+        model = aligned(model, releases.load(in_use.version, with_index=False))
+    except (BadRelease, UnknownRelease) as error:
+        logger.warning("aligned with nothing: %s", error)
+        return model
+    logger.info("alignment: %s", model.about["alignment"])
+    return model
+
+
+def go_live(settings: Settings, log: Log, version: str, archived: Archived, now_ms: int) -> None:
+    """Announce a published release if it passes the gate; then delete old ones. archived: what to ask about.
 
     Raises BadRelease with the gate's refusal, and then the current release stays.
     """
     releases, in_use = parts.releases(settings), _in_use(log)
     current = in_use.version if in_use else None
-    report = examine(releases, version, current, events, gate_settings(settings), now_ms=now_ms)
+    report = examine(releases, version, current, archived, gate_settings(settings), now_ms=now_ms)
     for line in report.lines():
         logger.info("%s", line)
     if report.passed:

@@ -40,6 +40,7 @@ _COLUMNS: dict[str, pa.DataType] = {
 }
 SCHEMA = pa.schema(_COLUMNS)
 NEXT_OFFSET = b"ledstream.next_offset"
+BATCH_ROWS = 1 << 18
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EROFS}
 
 
@@ -158,14 +159,35 @@ def read_archive(folder: Path, *, since_day: str | None = None, beyond: Iterable
     none is missed.
     """
     newest = _as_table(list(beyond))
-    files = sorted(
-        str(path)
-        for path in folder.glob("day=*/*.parquet")
-        if not path.name.startswith(".") and (since_day is None or path.parent.name >= f"day={since_day}")
-    )
+    files = [str(path) for path in _files_since(folder, since_day)]
     if not files:
         return newest
     return pa.concat_tables([ds.dataset(files, schema=SCHEMA, format="parquet").to_table(), newest])
+
+
+def archive_batches(
+    folder: Path, columns: Sequence[str], *, since_day: str | None = None, beyond: Sequence[ArchiveRow] = ()
+) -> Iterator[pa.Table]:
+    """The events of `read_archive`, a part at a time: in memory are a file's row group and BATCH_ROWS events."""
+    yield _as_table(beyond).select(columns)
+    waiting: list[pa.RecordBatch] = []
+    for path in _files_since(folder, since_day):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
+                waiting.append(batch)
+                if sum(map(len, waiting)) >= BATCH_ROWS:
+                    yield pa.Table.from_batches(waiting)
+                    waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _files_since(folder: Path, since_day: str | None) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.glob("day=*/*.parquet")
+        if not path.name.startswith(".") and (since_day is None or path.parent.name >= f"day={since_day}")
+    )
 
 
 def context_text(context: object) -> str | None:

@@ -18,10 +18,10 @@ from store.archive import SCHEMA
 from store.gate_reports import GateReport
 from store.releases import Model, Releases
 from stream.events import item_key, kind_code
-from training.gate import GateSettings, examine
+from training.gate import Archived, GateSettings, examine
 from training.interactions import Selection
-from training.last_hour import HOUR_MS
 from training.spectral import SpectralSettings
+from training.survey import HOUR_MS
 from training.train import TrainSettings, train
 
 KINDS = {"view": 1.0, "sale": 3.0}
@@ -93,7 +93,7 @@ class GatedWorld:
     def examine(self, version: str, *, champion: str | None = "the champion") -> GateReport:
         """What the gate says of it; `the champion` is the world's own."""
         champion = self.champion if champion == "the champion" else champion
-        return examine(self.releases, version, champion, self.events, SETTINGS, now_ms=NOW_MS)
+        return examine(self.releases, version, champion, Archived(self.events), SETTINGS, now_ms=NOW_MS)
 
 
 def described(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -31,7 +31,7 @@ def model() -> Model:
         input_embeddings=inputs,
         output_embeddings=outputs,
         biases=np.zeros(ITEMS, np.float32),
-        popularity=1000 / np.arange(1, ITEMS + 1, dtype=np.float32),
+        popularity=(1000 / np.arange(1, ITEMS + 1)).astype(np.float32),
         kind_weights=KINDS,
         sample_vectors=inputs[:50],
     )

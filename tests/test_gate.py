@@ -36,7 +36,9 @@ from tests.gated_world import (
     rewritten,
     swapped,
 )
-from training.last_hour import HOUR_MS, ask
+from training.gate import Archived
+from training.last_hour import NEWEST, ask
+from training.survey import HOUR_MS
 
 SEEDS = range(20)
 
@@ -227,7 +229,7 @@ def test_a_poisoned_release_is_refused_by_check_and_figure_and_never_announced(
     world: GatedWorld, settings: Settings, log: Log, poison: Poison, poisoned: str
 ) -> None:
     with pytest.raises(BadRelease, match=f"release {poisoned}: refused: .*{poison.says}"):
-        go_live(settings, log, poisoned, world.events, NOW_MS)
+        go_live(settings, log, poisoned, Archived(world.events), NOW_MS)
     assert current_version(log) == world.champion
     report = world.releases.reports.read(poisoned)
     assert report is not None
@@ -294,8 +296,8 @@ def test_of_a_handful_of_events_nothing_is_concluded(tmp_path: Path) -> None:
 def test_another_dimension_is_what_the_settings_ask_for(world: GatedWorld, log: Log, settings: Settings) -> None:
     wider = world.publish(model_of(world.events, dim=24))
     with pytest.raises(BadRelease, match=r"dimension 24, champion 16, 8 to 16 allowed \(LEDSTREAM_DIM = 16\)"):
-        go_live(settings, log, wider, world.events, NOW_MS)
-    go_live(settings.model_copy(update={"dim": 24}), log, wider, world.events, NOW_MS)
+        go_live(settings, log, wider, Archived(world.events), NOW_MS)
+    go_live(settings.model_copy(update={"dim": 24}), log, wider, Archived(world.events), NOW_MS)
     assert current_version(log) == wider
 
 
@@ -377,7 +379,7 @@ def test_a_question_is_what_a_user_did_next_and_knows_what_was_before() -> None:
     ]
     table = pa.Table.from_pylist([row._asdict() for row in (*reversed(events), events[3])], schema=SCHEMA)
     asked = ask(table, ["view", "sale"], 2)
-    assert asked.is_last_hour is False, "an hour of four events is made longer"
+    assert asked.drawn_from == NEWEST, "an hour of four events is made longer"
     timelines = [asked.keys[asked.places == place].tolist() for place in range(len(asked))]
     named = {item_key(name): name for name in ("hat", "belt", "shoe", "sock", "cap", "coat")}
     assert {named[t]: [named[k] for k in keys] for t, keys in zip(asked.targets.tolist(), timelines, strict=True)} == {

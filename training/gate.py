@@ -1,9 +1,9 @@
 """The gate: a published release is judged before it is announced, by itself and against the champion, the current one.
 
-Every check has a name, a figure and a bound, and a refusal says which of them it was. Quality is compared on the
-archive's last hour (`training/last_hour.py`) with both releases answering the same questions, so that what is judged is
-the difference. The candidate has been trained on that hour and the champion, as a rule, has not: this finds what is
-broken, not what is a little worse.
+Every check has a name, a figure and a bound, and a refusal says which of them it was. Quality is compared on events
+that neither was trained on (`training/survey.py`), with both answering the same questions (`training/last_hour.py`), so
+that what is judged is the difference. The candidate does know what other users did in that hour, as it will when it
+serves. Where nothing was held out, it is the archive's last hour, which the candidate was trained on.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from led.encoder import F32, F64, I64
+from led.encoder import F32, F64, I64, Bool
 from led.ranking import with_one
 from store.gate_reports import Check, GateReport, check
 from store.item_index import TIE
@@ -25,6 +26,7 @@ from store.releases import BadRelease, Release, Releases, UnknownRelease
 from training.last_hour import Questions, ask, first_of_each_user, rank, vectors
 
 ArchivedEvents = pa.Table
+COLUMNS = ("partition", "offset", "appended_ms", "user_id", "item_id", "kind", "time_ms")  # what is read of an archive
 logger = logging.getLogger(__name__)
 K = 20
 FEWEST_QUESTIONS, FEWEST_USERS = 100, 20  # of fewer nothing is concluded
@@ -51,22 +53,31 @@ class GateSettings:
     max_lag_s: float = 86400.0
 
 
+class Archived(NamedTuple):
+    """Events as `read_archive` gives them, at least those of the users to ask about; and which of them the release was
+    not trained on, (n,), None where it was trained on all.
+    """
+
+    events: ArchivedEvents
+    held_out: Bool | None = None
+
+
 def examine(
     releases: Releases,
     version: str,
     champion: str | None,
-    events: ArchivedEvents,
+    archived: Archived,
     settings: GateSettings,
     *,
     now_ms: int,
 ) -> GateReport:
     """The report on a published release, kept beside it. Raises UnknownRelease.
 
-    champion: the current version; one that cannot be loaded is none. events: the archive, as `read_archive` gives it.
+    champion: the current version; one that cannot be loaded is none.
     """
     started = time.monotonic()
     current = _load_champion(releases, champion)
-    checks = list(_checks(releases, version, current, events, settings))
+    checks = list(_checks(releases, version, current, archived, settings))
     took_ms = round(1000 * (time.monotonic() - started))
     report = GateReport(version, current.version if current else None, checks, now_ms, took_ms)
     releases.reports.keep(report)
@@ -74,7 +85,7 @@ def examine(
 
 
 def _checks(
-    releases: Releases, version: str, champion: Release | None, events: ArchivedEvents, settings: GateSettings
+    releases: Releases, version: str, champion: Release | None, archived: Archived, settings: GateSettings
 ) -> Iterator[Check]:
     """In this order; nothing is measured on a release that does not hold together."""
     try:
@@ -88,8 +99,8 @@ def _checks(
     if any(found.outcome == "refused" for found in sound):
         return
     yield _dimension(release, champion, settings)
-    yield from _age(release, champion, events, settings)
-    questions = ask(events, _counting_kinds(release), settings.timeline_events)
+    yield from _age(release, champion, archived.events, settings)
+    questions = ask(archived.events, _counting_kinds(release), settings.timeline_events, archived.held_out)
     asking = first_of_each_user(questions, SAMPLE_USERS)
     users = _vectors_to_try(release, asking)
     yield _biases(release, users)
@@ -170,7 +181,7 @@ def _variety(release: Release, champion: Release | None, asking: Questions) -> C
 
 
 def _known_items(release: Release, champion: Release | None, questions: Questions) -> Check:
-    name, when = "known items", _when(questions)
+    name, when = "known items", questions.drawn_from
     if len(questions) < FEWEST_QUESTIONS:
         return _too_few(name, questions)
     found = float(np.mean(release.rows(questions.targets) >= 0))
@@ -187,7 +198,7 @@ def _replay(release: Release, champion: Release | None, questions: Questions) ->
     Of each question the difference is taken, so that what is hard for both cancels; and the standard error is that of
     sums over users, whose questions are alike.
     """
-    name, when = "replay", _when(questions)
+    name, when = "replay", questions.drawn_from
     if len(questions) < FEWEST_QUESTIONS or len(np.unique(questions.users)) < FEWEST_USERS:
         return _too_few(name, questions)
     found = _hits(release, questions)
@@ -271,10 +282,6 @@ def _newest(events: ArchivedEvents, kinds: list[str]) -> int | None:
     counting = events.filter(pc.field("kind").isin(kinds))
     newest: int | None = pc.max(counting["time_ms"]).as_py()
     return newest
-
-
-def _when(questions: Questions) -> str:
-    return "the last hour" if questions.is_last_hour else "the newest events"
 
 
 def _too_few(name: str, questions: Questions) -> Check:

@@ -6,7 +6,7 @@ become one cell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,6 +88,12 @@ class SelectedEvents:
     item_ids: list[str]
     kind_names: list[str]
 
+    def of_kinds(self, names: Collection[str]) -> SelectedEvents:
+        """Only the events of these kinds, of the same users and items."""
+        kept = np.array([name in names for name in self.kind_names] or [False])[self.kinds]
+        columns = ("users", "items", "kinds", "weights", "times_ms")
+        return replace(self, **{name: getattr(self, name)[kept] for name in columns})
+
 
 def collect(events: pa.Table, selection: Selection) -> Interactions:
     """The interactions in a table with columns user_id, item_id, kind and time_ms (int64); others are ignored."""
@@ -114,7 +120,7 @@ def select(events: pa.Table, selection: Selection) -> SelectedEvents:
         erased = (kinds == kind_names.index(ERASE)) & (users >= 0)
         orders = [times_ms] + ([events["appended_ms"].to_numpy()] if "appended_ms" in events.column_names else [])
         for order in orders:
-            keep &= ~_up_to_erasure(users, order.astype(np.int64), erased, len(user_ids))
+            keep &= ~up_to_erasure(users, order.astype(np.int64), erased, len(user_ids))
     if selection.window_s is not None and keep.any():
         keep &= times_ms > times_ms[keep].max() - 1000 * selection.window_s
     keep[keep] = _with_enough_users(users[keep], items[keep], selection.min_item_users)
@@ -126,18 +132,23 @@ def select(events: pa.Table, selection: Selection) -> SelectedEvents:
 def interactions_of(events: SelectedEvents, half_life_s: float | None = None) -> Interactions:
     """Their cells. half_life_s: of `Selection`."""
     weights = events.weights * decay(events.times_ms.max(initial=0) - events.times_ms, half_life_s)
-    pairs = events.users * len(events.item_ids) + events.items
+    shape = (len(events.user_ids), len(events.item_ids))
+    matrix, newest = cells_of(events.users, events.items, weights, events.times_ms, shape)
+    return Interactions(events.user_ids, events.item_ids, matrix, newest)
+
+
+def cells_of(users: I64, items: I64, weights: F64, times_ms: I64, shape: tuple[int, int]) -> tuple[Sparse, I64]:
+    """Each user's (row) strongest event on each item (column) as a matrix, and the newest time of each cell, (nnz,)."""
+    pairs = users * shape[1] + items
     order = np.argsort(pairs, kind="stable")
     starts = np.flatnonzero(np.diff(pairs[order], prepend=-1))
+    if not len(starts):
+        return sp.csr_array(np.zeros(shape, np.float32)), np.empty(0, np.int64)
     cells = pairs[order][starts]
-    shape = (len(events.user_ids), len(events.item_ids))
-    if not len(cells):
-        return Interactions([], [], sp.csr_array(np.zeros(shape, np.float32)), events.times_ms)
     strongest = np.maximum.reduceat(weights[order], starts).astype(np.float32)
-    newest = np.maximum.reduceat(events.times_ms[order], starts)
+    newest = np.maximum.reduceat(times_ms[order], starts)
     ends = np.searchsorted(cells, np.arange(shape[0] + 1) * shape[1])
-    matrix = sp.csr_array((strongest, cells % shape[1], ends), shape=shape)
-    return Interactions(events.user_ids, events.item_ids, matrix, newest)
+    return sp.csr_array((strongest, cells % shape[1], ends), shape=shape), newest
 
 
 def without_times(users: I64, items: I64, shape: tuple[int, int] | None = None) -> Interactions:
@@ -159,7 +170,7 @@ def codes(column: Any) -> tuple[I64, list[str]]:
     return np.concatenate(codes), chunks[0].dictionary.to_pylist()
 
 
-def _up_to_erasure(users: I64, order: I64, erased: Bool, user_count: int) -> Bool:
+def up_to_erasure(users: I64, order: I64, erased: Bool, user_count: int) -> Bool:
     """Which events lie at or before the last erasure of their user, in the given order. (n,)"""
     last = np.full(user_count + 1, np.iinfo(np.int64).min)  # the last place is for users without id
     np.maximum.at(last, users[erased], order[erased])

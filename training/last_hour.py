@@ -1,4 +1,5 @@
-"""The archive's last hour as questions: what did a user do next, and what would a release have shown just before?
+"""What was held out of training, or the archive's last hour, as questions: what did a user do next, and what would a
+release have shown just before?
 
 A question is one event; what is known is the user's timeline before it, as a consumer would have stored it. A release
 answers as a server does: the timeline encoded, the index searched, items already in the timeline left out, the most
@@ -20,8 +21,9 @@ from led.ranking import with_one
 from store.releases import U64, Release
 from stream.events import ERASE, item_keys, kind_code
 from training.interactions import codes
+from training.survey import HOUR_MS
 
-HOUR_MS = 3_600_000
+LAST_HOUR, NEWEST, HELD_OUT = "the last hour", "the newest events", "events held out of training"
 FEWEST_EVENTS = 2000  # an hour of fewer is made longer: a hundred questions decide nothing
 MOST_QUESTIONS = 10_000
 AT_ONCE = 1000
@@ -32,8 +34,7 @@ class Questions:
     """users: (n,) who each question is of, a number. targets: (n,) uint64 keys of the items that came next.
 
     places: (m,) question of each timeline event, rising; keys, kinds, times_ms: (m,) these events, oldest first.
-    events: how many were drawn, questions or not. is_last_hour: False where the hour held too few, and the newest
-    events were taken instead.
+    events: how many were drawn, questions or not. drawn_from: what they were drawn from, in words.
     """
 
     users: I64
@@ -43,22 +44,26 @@ class Questions:
     kinds: U8
     times_ms: I64
     events: int = 0
-    is_last_hour: bool = True
+    drawn_from: str = LAST_HOUR
 
     def __len__(self) -> int:
         return len(self.users)
 
 
-def ask(events: pa.Table, kinds: Collection[str], timeline_events: int) -> Questions:
-    """Questions of the newest hour of archived events, at most MOST_QUESTIONS, drawn with a seed.
+def ask(events: pa.Table, kinds: Collection[str], timeline_events: int, held_out: Bool | None = None) -> Questions:
+    """Questions of events that were held out of training, at most MOST_QUESTIONS, drawn with a seed.
 
-    events: a table as `store.archive.read_archive` gives it. kinds: those that count. Events without anything before
-    them and on items that are in the timeline already are no questions: no answer could be right.
+    events: a table as `store.archive.read_archive` gives it. kinds: those that count. held_out: which events, (n,);
+    where there are none, those of the newest hour. Events without anything before them and on items that are in the
+    timeline already are no questions: no answer could be right.
     """
     users, _ = codes(events["user_id"])
     counting = _counting(events, users, kinds)
     times_ms = events["time_ms"].to_numpy()
-    asked, is_hour = _newest(times_ms, counting)
+    if held_out is not None and held_out.any():
+        asked, drawn_from = _drawn(np.flatnonzero(held_out & counting)), HELD_OUT
+    else:
+        asked, drawn_from = _newest(times_ms, counting)
     concerned = np.zeros(users.max(initial=0) + 1, np.bool_)
     concerned[users[asked]] = True
     of_these = np.flatnonzero(counting & concerned[users])
@@ -68,7 +73,7 @@ def ask(events: pa.Table, kinds: Collection[str], timeline_events: int) -> Quest
     found = _questions(
         events.select(["item_id", "kind", "time_ms"]).take(order), users[order], is_asked[order], timeline_events
     )
-    return replace(found, events=len(asked), is_last_hour=is_hour)
+    return replace(found, events=len(asked), drawn_from=drawn_from)
 
 
 def rank(release: Release, questions: Questions, k: int) -> I64:
@@ -102,15 +107,18 @@ def _counting(events: pa.Table, users: I64, kinds: Collection[str]) -> Bool:
     return np.asarray(weighs & known & ~forgotten[users])
 
 
-def _newest(times_ms: I64, counting: Bool) -> tuple[I64, bool]:
-    """Rows of the newest hour's events, or of the newest FEWEST_EVENTS; and whether it is the hour. At most so many."""
+def _newest(times_ms: I64, counting: Bool) -> tuple[I64, str]:
+    """Rows drawn of the newest hour's events, or of the newest FEWEST_EVENTS; and which of the two."""
     rows = np.flatnonzero(counting)
     of_hour = rows[times_ms[rows] > times_ms[rows].max(initial=0) - HOUR_MS]
     is_hour = len(of_hour) >= min(FEWEST_EVENTS, len(rows))
     if not is_hour:
         of_hour = rows[np.argsort(times_ms[rows], kind="stable")[-FEWEST_EVENTS:]]
-    chosen = np.random.default_rng(0).permutation(len(of_hour))[:MOST_QUESTIONS]
-    return of_hour[np.sort(chosen)], is_hour
+    return _drawn(of_hour), LAST_HOUR if is_hour else NEWEST
+
+
+def _drawn(rows: I64) -> I64:
+    return rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_QUESTIONS])]
 
 
 def _log_order(events: pa.Table, users: I64, rows: I64) -> I64:

@@ -66,7 +66,7 @@ class Spectrum:
         own = float(powers @ self.own)
         length = np.sqrt(np.square(self.right).sum(axis=1) @ self.item_sums / max(len(self.right), 1))
         outputs = self.right * (np.sqrt(self.item_sums) / length)[:, None]
-        inputs = self.right * (powers * (length / own if own > 0 else 1.0)) * _power(self.item_sums, -0.5)[:, None]
+        inputs = self.right * (powers * (length / own if own > 0 else 1.0)) * raised(self.item_sums, -0.5)[:, None]
         return inputs.astype(np.float32), outputs.astype(np.float32)
 
 
@@ -91,22 +91,22 @@ def decompose(matrix: Sparse, settings: SpectralSettings, progress: Progress = s
     right = found.right[:, :kept]
     sums = np.asarray(matrix.sum(axis=0, dtype=np.float64))
     users = averaged(matrix)
-    inputs, outputs = (users @ (right * _power(sums, power).astype(np.float32)[:, None]) for power in (-0.5, 0.5))
+    inputs, outputs = (users @ (right * raised(sums, power).astype(np.float32)[:, None]) for power in (-0.5, 0.5))
     own = np.einsum("ud,ud->d", inputs, outputs, dtype=np.float64) / users.shape[0]
     return Spectrum(found.values[:kept], right, sums, own)
 
 
 def normalised(matrix: Sparse, a: float) -> Sparse:
     """D_u^-a X D_i^-1/2. Empty rows and columns stay empty."""
-    rows = _power(np.asarray(matrix.sum(axis=1, dtype=np.float64)), -a)
-    columns = _power(np.asarray(matrix.sum(axis=0, dtype=np.float64)), -0.5)
+    rows = raised(np.asarray(matrix.sum(axis=1, dtype=np.float64)), -a)
+    columns = raised(np.asarray(matrix.sum(axis=0, dtype=np.float64)), -0.5)
     data = matrix.data * np.repeat(rows, np.diff(matrix.indptr)) * columns[matrix.indices]
     return sp.csr_array((data.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def averaged(matrix: Sparse) -> Sparse:
     """Rows divided by their sums: times the input embeddings these are the user vectors. Empty rows stay empty."""
-    rows = _power(np.asarray(matrix.sum(axis=1, dtype=np.float64)), -1.0)
+    rows = raised(np.asarray(matrix.sum(axis=1, dtype=np.float64)), -1.0)
     data = matrix.data * np.repeat(rows, np.diff(matrix.indptr))
     return sp.csr_array((data.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
 
@@ -118,6 +118,6 @@ def popularity_bias(popularity: F32, strength: float) -> F32:
     return biases
 
 
-def _power(sums: F64, exponent: float) -> F64:
+def raised(sums: F64, exponent: float) -> F64:
     """sums ** exponent, and 0 where the sum is 0."""
     return np.where(sums > 0, np.where(sums > 0, sums, 1.0) ** exponent, 0.0)

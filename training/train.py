@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,8 @@ from training.encoded import cell_rows
 from training.evaluate import Quality, Split, folding, measure, split
 from training.interactions import Interactions, Selection, collect
 from training.progress import Progress, silent
-from training.spectral import SpectralSettings, Spectrum, averaged, decompose, popularity_bias, spectral_embeddings
+from training.spectral import SpectralSettings, Spectrum, averaged, decompose, popularity_bias
+from training.svd import Sparse
 
 SAMPLE_VECTORS = 2000
 
@@ -126,15 +128,54 @@ def choose(interactions: Interactions, settings: TrainSettings, progress: Progre
 def fit(interactions: Interactions, settings: TrainSettings, choice: Choice, progress: Progress = silent) -> Model:
     """The model of all these interactions with the exponents and the bias chosen. Raises TooFewEvents."""
     matrix, times_ms = interactions.matrix, interactions.times_ms
-    users, items = matrix.shape
-    if min(users, items) < 2 or not matrix.nnz:
-        raise TooFewEvents(f"{users} users and {items} items are left after selection: at least 2 of each are needed")
-    spectral = replace(settings.spectral, a=choice.a, p=choice.p)
-    inputs, outputs = spectral_embeddings(matrix, spectral, progress)
-    popularity = interactions.popularity(settings.popularity_half_life_s)
-    sample = np.random.default_rng(spectral.seed).permutation(users)[:SAMPLE_VECTORS]
+    counts = Counts(*matrix.shape, matrix.nnz)
+    if times_ms is not None and len(times_ms):
+        counts = replace(counts, from_ms=int(times_ms.min()), to_ms=int(times_ms.max()))
+    counts.check()
+    spectrum = decompose(matrix, replace(settings.spectral, a=choice.a), progress)
+    sample = np.random.default_rng(settings.spectral.seed).permutation(counts.users)[:SAMPLE_VECTORS]
+    return model_of(
+        interactions.item_ids,
+        spectrum.embeddings(choice.p),
+        interactions.popularity(settings.popularity_half_life_s),
+        averaged(cell_rows(settings.recency, interactions)[sample]),
+        Described(settings, choice, counts),
+    )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was trained on. cells: pairs of a user and an item. from_ms, to_ms: oldest and newest, where known."""
+
+    users: int
+    items: int
+    cells: int
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+    def check(self) -> None:
+        """Raises TooFewEvents where nothing can be learnt."""
+        if min(self.users, self.items) < 2 or not self.cells:
+            left = f"{self.users} users and {self.items} items are left after selection"
+            raise TooFewEvents(f"{left}: at least 2 of each are needed")
+
+
+class Described(NamedTuple):
+    """How a model came to be."""
+
+    settings: TrainSettings
+    choice: Choice
+    counts: Counts
+
+
+def model_of(
+    item_ids: list[str], embeddings: tuple[F32, F32], popularity: F32, sample: Sparse, described: Described
+) -> Model:
+    """The model of input and output embeddings. sample: some users' rows, which add up to 1 each."""
+    settings, choice, counts = described
+    inputs, outputs = embeddings
     return Model(
-        item_ids=interactions.item_ids,
+        item_ids=item_ids,
         input_embeddings=inputs,
         output_embeddings=outputs,
         biases=popularity_bias(popularity, choice.bias),
@@ -142,14 +183,14 @@ def fit(interactions: Interactions, settings: TrainSettings, choice: Choice, pro
         kind_weights=dict(settings.selection.kind_weights),
         half_life_s=settings.half_life_s,
         head_weights=settings.head_weights,
-        sample_vectors=averaged(cell_rows(settings.recency, interactions)[sample]) @ inputs,
+        sample_vectors=sample @ inputs,
         about={
-            "interactions": int(matrix.nnz),
-            "users": users,
-            "items": items,
-            "from_ms": None if times_ms is None else int(times_ms.min()),
-            "to_ms": None if times_ms is None else int(times_ms.max()),
-            "spectral": asdict(spectral),
+            "interactions": counts.cells,
+            "users": counts.users,
+            "items": counts.items,
+            "from_ms": counts.from_ms,
+            "to_ms": counts.to_ms,
+            "spectral": asdict(replace(settings.spectral, a=choice.a, p=choice.p)),
             "bias": choice.bias,
             "validation": {name: asdict(quality) for name, quality in choice.validation.items()},
         },
