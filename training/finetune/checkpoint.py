@@ -42,7 +42,7 @@ class Checkpoint:
         """Raises OtherRun where its fingerprint is not the expected one."""
         try:
             found = cls(**torch.load(path, weights_only=True))
-        except (OSError, RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError, EOFError, LookupError, pickle.PickleError) as error:
             raise OtherRun(f"{path} cannot be read as a checkpoint: {error}") from error
         if found.fingerprint != expected:
             raise OtherRun(f"{path} is of other events, settings or another start: remove it to begin anew")
@@ -52,7 +52,7 @@ class Checkpoint:
 def fingerprint(timelines: Timelines, start: Start, settings: FinetuneSettings) -> str:
     """Says whether two runs take the same steps. How long they go on, epochs and patience, may differ."""
     steps = asdict(replace(settings, epochs=1, patience=1, threads=None))
-    digest = hashlib.blake2b(repr((steps, start.kind_weights)).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr((steps, start.kind_weights, start.head_weights)).encode(), digest_size=16)
     columns = (timelines.ends, timelines.rows, timelines.kinds, timelines.times_ms, timelines.is_positive)
     for array in (*columns, start.inputs, start.outputs, start.biases):
         digest.update(array.tobytes())

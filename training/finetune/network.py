@@ -56,7 +56,11 @@ class Network(nn.Module):
         self.log_life = None
         if life is not None:
             self.log_life = nn.Parameter(torch.tensor(math.log(life)), requires_grad=settings.learn_decay)
-        self.log_heads = nn.Parameter(torch.zeros(settings.heads), requires_grad=settings.heads > 0)
+        heads = start.head_weights
+        if settings.heads:
+            heads = (heads + (1.0,) * settings.heads)[: settings.heads]
+        logs = np.log(np.array(heads, np.float64))
+        self.log_heads = nn.Parameter(torch.tensor(logs, dtype=torch.float32), requires_grad=settings.heads > 0)
         self.bf16 = settings.bf16
 
     def means(self, inputs: Inputs) -> Tensor:

@@ -58,8 +58,8 @@ def finetune(
 ) -> Finetuned:
     """Train until no epoch gets better, or for settings.epochs.
 
-    checkpoint: written after every epoch. Where it is there already the run goes on from it and ends as it would have
-    without interruption, bit for bit; raises OtherRun where it is of another run. Raises Diverged.
+    checkpoint: written after every epoch, removed at the end. Where it is there already the run goes on from it and
+    ends as it would have without interruption, bit for bit. Raises Diverged, or OtherRun for another run's checkpoint.
     """
     run = Run(timelines, validation, start, settings)
     with _threads(settings.threads):
@@ -71,6 +71,8 @@ def finetune(
             if checkpoint is not None:
                 run.checkpoint().write(checkpoint)
         progress("fine-tuning, epochs", settings.epochs, settings.epochs)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
         return run.finished()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from led.encoder import MOST_HEADS
+from training.finetune.start import WarmStart
 
 Tuning = Literal["full", "project", "fixed"]
 Loss = Literal["bpr", "ns", "css", "multinomial"]
@@ -109,3 +111,13 @@ class ValidationSettings:
         for name in ("max_users", "k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How fine-tuning goes. warm: begin at an earlier model, not at the pre-trained one. checkpoint: see `finetune`."""
+
+    settings: FinetuneSettings
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    warm: WarmStart | None = None
+    checkpoint: Path | None = None

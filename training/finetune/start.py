@@ -16,13 +16,15 @@ from led.encoder import F32, I64
 class Start:
     """inputs, outputs (items, dim), biases (items,), all float32. Tied tables begin as `outputs`.
 
-    kind_weights: (kinds,) above 0; the first counts as 1 afterwards.
+    kind_weights: (kinds,) above 0; the first counts as 1 afterwards. head_weights: of the newest events; where some are
+    learned, as many as are, missing ones being 1.
     """
 
     inputs: F32
     outputs: F32
     biases: F32
     kind_weights: tuple[float, ...] = (1.0,)
+    head_weights: tuple[float, ...] = ()
 
 
 class Earlier(Protocol):
