@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgpack
 
@@ -66,7 +66,6 @@ class Spool:
         self._sound: tuple[Path, int] = Path(), 0  # how much of a segment is known to be whole frames
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / "lock").open("a")
             probe = folder / f"probe-{os.getpid()}"
             probe.write_bytes(b"can be written")
             sync(probe)
@@ -118,10 +117,8 @@ class Spool:
 
     def done(self, taken: Taken) -> None:
         """What was taken is in the log. A crash before this returns has it taken again."""
-        marker = _marker(taken.segment)
-        beside = marker.with_suffix(".new")
-        beside.write_text(str(taken.end))
-        beside.rename(marker)
+        with _marker(taken.segment).open("r+b") as marker:  # in its place: a disk that is full has no room for another
+            marker.write(b"%020d" % taken.end)
 
     @contextmanager
     def draining(self) -> Iterator[bool]:
@@ -140,18 +137,13 @@ class Spool:
         if segment is None or end >= SEGMENT_BYTES or end < _size(segment):
             number = max(time.time_ns(), int(segment.stem) + 1 if segment else 0)
             segment, end = self.folder / f"{number:020}.spool", 0
-        descriptor = os.open(segment, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            try:
-                _write(descriptor, frame, end)
-                os.fsync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, end)
-                raise
-        finally:
-            os.close(descriptor)
-        if end == 0:
-            sync(self.folder)
+            _write(segment, frame, end)
+        except OSError:
+            if end == 0:
+                segment.unlink(missing_ok=True)
+                _marker(segment).unlink(missing_ok=True)
+            raise
         self._sound = segment, end + len(frame)
 
     def _sound_end(self, segment: Path) -> int:
@@ -181,12 +173,9 @@ class Spool:
     @contextmanager
     def _held(self) -> Iterator[None]:
         """Nobody else changes segments meanwhile."""
-        with self._thread_lock:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+        with self._thread_lock, (self.folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
 def _frames(segment: Path, at: int) -> Iterator[tuple[int, bytes]]:
@@ -206,11 +195,21 @@ def _frames(segment: Path, at: int) -> Iterator[tuple[int, bytes]]:
             yield at, body
 
 
-def _write(descriptor: int, data: bytes, at: int) -> None:
-    view: Any = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, at)
-        view, at = view[written:], at + written
+def _write(segment: Path, frame: bytes, end: int) -> None:
+    """Returns when the frame is on the disk, behind the others; where this raises OSError it is not there at all."""
+    if end == 0:
+        _marker(segment).write_bytes(b"%020d" % 0)
+    with segment.open("ab", buffering=0) as file:
+        try:
+            rest = memoryview(frame)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), end)
+            raise
+    if end == 0:
+        sync(segment.parent)
 
 
 def _marker(segment: Path) -> Path:
@@ -220,7 +219,7 @@ def _marker(segment: Path) -> Path:
 def _done_until(segment: Path) -> int:
     try:
         return int(_marker(segment).read_text())
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return 0
 
 
