@@ -32,7 +32,7 @@ FIRST_ITEMS = ["151", "223", "253", "260", "293"]
 
 def ml20m(dims: Sequence[int] | None, folder: Path) -> list[Case]:
     """Two times 10,000 users held out, recall truncated, chosen by ndcg@100 of the validation users."""
-    return comparisons(partial(published, data_file(folder, RATINGS)), dims or DIMS)
+    return comparisons(partial(published, data_file(folder, RATINGS)), dims or DIMS, large=True)
 
 
 def published(path: Path) -> Trial:

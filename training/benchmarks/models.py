@@ -6,17 +6,23 @@ Modules of models are imported where they are asked for: torch and implicit are 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from training.baselines.contract import Recipe
 from training.benchmarks.case import Case
 from training.benchmarks.comparison import Trial, compared
 
-DIMS = (64, 128, 512, 4096)  # the last is more than a small catalogue has: all there is
+if TYPE_CHECKING:
+    from training.baselines.autoencoders import MultAutoencoder
+
+DIMS = (128, 512, 2048)
+WIDE = 1024
 
 
-def comparisons(trial: Callable[[], Trial], dims: Sequence[int] | None) -> list[Case]:
-    """A case for each model on a trial; LED's at each dimension."""
+def comparisons(trial: Callable[[], Trial], dims: Sequence[int] | None, *, large: bool = False) -> list[Case]:
+    """A case for each model on a trial, LED at each dimension. large: with what is published for MovieLens 20M."""
     others = {
         "popular": popular,
         "cluster best-of": cluster_best,
@@ -25,14 +31,14 @@ def comparisons(trial: Callable[[], Trial], dims: Sequence[int] | None) -> list[
         "wmf": wmf,
         "bpr-mf": bpr_mf,
         "ncf": ncf,
-        "mult-dae": mult_dae,
-        "mult-vae": mult_vae,
+        "mult-dae": mult_dae_published if large else mult_dae,
+        "mult-vae": mult_vae_published if large else mult_vae,
         "elsa": elsa,
     }
     ours = {"led, spectral": spectral, "led, pmi": pmi, "led, denoised": denoised}
     cases = [compared(name, recipes, trial) for name, recipes in others.items()]
-    for name, recipes in ours.items():
-        cases += [compared(name, partial(recipes, dim), trial) for dim in dims or DIMS]
+    for name, recipes_at in ours.items():
+        cases += [compared(name, partial(recipes_at, dim), trial) for dim in dims or DIMS]
     return cases
 
 
@@ -57,55 +63,63 @@ def cluster_best() -> Sequence[Recipe]:
 def item_knn() -> Sequence[Recipe]:
     from training.baselines.library import ItemNeighbours
 
-    return [ItemNeighbours(count, kind) for kind in ("cosine", "tfidf", "bm25") for count in (20, 50, 100, 200)]
+    return [ItemNeighbours(count, kind) for kind in ("cosine", "bm25") for count in (50, 100, 200)]
 
 
 def ease() -> Sequence[Recipe]:
     from training.baselines.linear import Ease
 
-    return [Ease(regularisation) for regularisation in (100, 200, 400, 600, 800, 1200)]
+    return [Ease(regularisation) for regularisation in (200, 400, 600, 800)]
 
 
 def wmf() -> Sequence[Recipe]:
     from training.baselines.library import ImplicitAls
 
-    return [ImplicitAls(dim, r, alpha) for dim in (32, 64, 128) for r in (0.1, 1.0, 10.0) for alpha in (2.0, 5.0, 10.0)]
+    return [ImplicitAls(dim, r, alpha) for dim in (32, 64) for r in (1.0, 10.0) for alpha in (3.0, 10.0)]
 
 
 def bpr_mf() -> Sequence[Recipe]:
     from training.baselines.factors import BprMf
 
-    return [BprMf(dim, l2=l2) for dim in (64, 128) for l2 in (0.003, 0.01, 0.03)]
+    return [BprMf(64, l2=l2) for l2 in (0.003, 0.01)]
 
 
 def ncf() -> Sequence[Recipe]:
     from training.baselines.factors import Ncf
 
-    return [Ncf(64, l2=l2) for l2 in (1e-4, 1e-3)]
+    return [Ncf(64, l2=1e-3)]
 
 
 def mult_dae() -> Sequence[Recipe]:
-    from training.baselines.autoencoders import MultAutoencoder
-
-    return [MultAutoencoder(False, beta=0.0, decay=decay) for decay in (0.0, 1e-5)]
+    return [replace(recipe, variational=False, beta=0.0) for recipe in _smaller_autoencoders((0.0,))]
 
 
 def mult_vae() -> Sequence[Recipe]:
+    return _smaller_autoencoders((0.2, 0.5))
+
+
+def mult_dae_published() -> Sequence[Recipe]:
     from training.baselines.autoencoders import MultAutoencoder
 
-    return [MultAutoencoder(beta=beta) for beta in (0.1, 0.2, 0.4)]
+    return [MultAutoencoder(False, beta=0.0, decay=1e-5)]
+
+
+def mult_vae_published() -> Sequence[Recipe]:
+    from training.baselines.autoencoders import MultAutoencoder
+
+    return [MultAutoencoder(rise=40_000, passes=200)]
 
 
 def elsa() -> Sequence[Recipe]:
     from training.baselines.elsa import Elsa
 
-    return [Elsa(dim, rate) for dim in (256, 512, 1024) for rate in (0.02, 0.05)]
+    return [Elsa(256, 0.1), Elsa(512, 0.02)]
 
 
 def spectral(dim: int) -> Sequence[Recipe]:
     from training.baselines.ours import SpectralLed
 
-    return [SpectralLed(dim, a, p) for a in (0.2, 0.3, 0.4, 0.5) for p in (0.0, 0.5, 1.0)]
+    return [SpectralLed(dim, a, p) for a in (0.2, 0.4) for p in (0.0, 0.5, 1.0)]
 
 
 def spectral_with_news(dim: int) -> Sequence[Recipe]:
@@ -119,19 +133,21 @@ def spectral_with_news(dim: int) -> Sequence[Recipe]:
 
 def pmi(dim: int) -> Sequence[Recipe]:
     from training.baselines.ours import PmiLed
-    from training.pmi import SCALINGS
 
-    return [
-        PmiLed(dim, bias, scaling, sums)
-        for bias in (0.0, 0.02, 0.05, 0.1)
-        for scaling in SCALINGS
-        for sums in (False, True)
-    ]
+    return [PmiLed(dim, bias, scaling) for bias in (0.0, 0.03, 0.1) for scaling in ("US", "U sqrt S")]
 
 
 def denoised(dim: int) -> Sequence[Recipe]:
     from training.baselines.ours import DenoisedLed
 
-    return [
-        DenoisedLed(dim, a, q, r) for a in (0.2, 0.35) for q in (0.33, 0.5, 0.6) for r in (100.0, 200.0, 400.0, 800.0)
-    ]
+    if dim > WIDE:  # a minute each: what suited 512 dimensions
+        return [DenoisedLed(dim, 0.35, 0.5, ridge) for ridge in (400.0, 600.0)]
+    return [DenoisedLed(dim, a, 0.5, ridge) for a in (0.2, 0.35, 0.5) for ridge in (200.0, 400.0, 800.0)]
+
+
+def _smaller_autoencoders(betas: Sequence[float]) -> list[MultAutoencoder]:
+    """For some thousands of users: what is published for a hundred thousand learns their very rows."""
+    from training.baselines.autoencoders import MultAutoencoder
+
+    smaller = MultAutoencoder(hidden=200, dim=64, batch=100, passes=60, rise=1200, rate=3e-3)
+    return [replace(smaller, beta=beta) for beta in betas]
