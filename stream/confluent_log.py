@@ -147,7 +147,10 @@ class ConfluentLog(KafkaBase):
                 return True
 
             asked = _patiently(lambda: _results(admin.list_offsets(where, **_SOON)), is_outdated, READ_TIMEOUT_MS)
-        return {at.partition: found.offset for at, found in sorted(asked.items())}
+        offsets = {at.partition: found.offset for at, found in sorted(asked.items())}
+        if min(offsets.values()) < 0:  # what this client may tell instead of an error when a broker goes away meanwhile
+            raise LogUnavailable(f"no offsets of {topic}: {offsets}")
+        return offsets
 
     def _fetched(self, topic: str, partition: int, offset: int, wanted: int) -> list[Record]:
         name, end, found = self._name(topic), offset + wanted, list[Record]()

@@ -94,10 +94,18 @@ def broker(folder: Path) -> Iterator[KafkaServer]:
 
 
 @pytest.fixture(scope="session")
-def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A broker that tests may kill, if they start it again: which takes the longer the more topics it has."""
+def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """Starting it again takes the longer the more topics it has."""
     with broker(tmp_path_factory.mktemp("kafka")) as server:
         yield server
+
+
+@pytest.fixture
+def kafka_server(mortal_kafka: KafkaServer) -> Iterator[KafkaServer]:
+    """A broker that tests may kill, if they start it again; one that failed in between takes no other along."""
+    yield mortal_kafka
+    if not mortal_kafka.is_running():
+        mortal_kafka.start()
 
 
 @pytest.fixture(scope="module")

@@ -121,6 +121,9 @@ class KafkaServer:
                 raise RuntimeError("the Kafka broker did not start:\n" + "\n".join(tail))
             time.sleep(0.2)
 
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def stop(self) -> None:
         """A clean end: SIGTERM, then wait. Harmless when not running."""
         self._end(signal.SIGTERM)
