@@ -1,7 +1,7 @@
 """LED in closed form, as the ridge regression that rebuilds users from what is left of them under noise.
 
-With x a user's row, n her number of items, and each item dropped with probability q, the item weights B (items, items)
-of least
+With x a user's row, n her number of items, and each item dropped with probability q while what is left counts
+1 / (1 - q), the item weights B (items, items) of least
 
     sum over users of n^-2a E|x_noisy B - x|^2 + r |B|^2        are        B = (G + W)^-1 G,
 
