@@ -1,4 +1,7 @@
-"""`ledstream canary`: a new release tried on a share of the users, until it is promoted or withdrawn."""
+"""`ledstream canary`: a new release tried on a share of the users, until it is promoted or withdrawn.
+
+What only a judge needs, and what a start needs, is imported there: a promotion or a withdrawal should not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,9 @@ import time
 from typing import Any
 
 from ledstream import parts
-from ledstream.judge import evidence_of, judge
 from ledstream.process import stop_on_signals
 from ledstream.settings import Settings, SettingsError
 from ledstream.verdict import Evidence, Rules, errors_in_words, figures, verdict
-from store.releases import BadRelease
 from store.tallies import Tallies
 from stream.announcements import announce, announce_canary, promote, read_announcement, withdraw
 from stream.events import DecodeError
@@ -36,6 +37,8 @@ def run(settings: Settings, action: str, version: str | None) -> int:
     log = parts.open_log(settings)
     try:
         if action == "judge":
+            from ledstream.judge import judge
+
             judge(settings, log).run(stop_on_signals(settings))
         elif action == "status":
             print(json.dumps(status(settings, log, _now_ms()), indent=2))
@@ -75,6 +78,8 @@ def introduce(settings: Settings, log: Log, version: str, now_ms: int) -> None:
 
 def status(settings: Settings, log: Log, now_ms: int) -> dict[str, Any]:
     """What is current and on trial, what the trial has shown, and what follows from it by now. Must be JSON."""
+    from ledstream.judge import evidence_of
+
     last = read_announcement(log)
     said: dict[str, Any] = {"current": None, "canary": None}
     if last is None:
@@ -105,6 +110,8 @@ def _start(settings: Settings, log: Log, version: str | None) -> None:
     releases = parts.releases(settings)
     releases.load(version)
     if refusal := releases.reports.refusal(version):
+        from store.releases import BadRelease
+
         raise BadRelease(refusal, "gate")
     trial = announce_canary(log, version, settings.canary_share, _now_ms(), settings.canary_s)
     print(f"{version} is on trial with {trial.share:g} of the users for {settings.canary_s:g} s")

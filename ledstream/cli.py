@@ -37,6 +37,25 @@ LIMITS = ("train_nice", "train_threads", "train_memory_mb")
 TRIAL = ("canary_share", "canary_s")
 
 
+# Errors that are told in one line, by name: to import them all takes seconds, and somebody may wait for a rollback.
+EXPECTED = frozenset(
+    {
+        "ledstream.settings.SettingsError",
+        "store.connection.StoreUnavailable",
+        "store.item_index.LowRecall",
+        "store.releases.BadRelease",
+        "store.releases.UnknownRelease",
+        "stream.announcements.NoSuchStep",
+        "stream.log.LogUnavailable",
+        "stream.log.LogWentBack",
+        "stream.log.UnknownTopic",
+        "stream.replay.ReplayError",
+        "training.benchmarks.case.NoBenchmark",
+        "training.train.TooFewEvents",
+    }
+)
+
+
 @dataclass(frozen=True)
 class Command:
     """One command: its words, help, the settings it reads, further arguments, and what it runs (returns exit code)."""
@@ -50,7 +69,8 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Expected errors are one line on standard error and exit code 2."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser(words[0] if words else "").parse_args(words)
     command: Command = arguments.command
     log_to_stderr()
     try:
@@ -66,18 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Errors whose message is all a user needs; anything else is ours to mend and keeps its traceback."""
-    from store.connection import StoreUnavailable
-    from store.item_index import LowRecall
-    from store.releases import BadRelease, UnknownRelease
-    from stream.announcements import NoSuchStep
-    from stream.log import LogUnavailable, LogWentBack, UnknownTopic
-    from stream.replay import ReplayError
-    from training.benchmarks.case import NoBenchmark
-    from training.train import TooFewEvents
-
-    kinds = (SettingsError, StoreUnavailable, LogUnavailable, UnknownTopic, BadRelease, UnknownRelease, LowRecall)
-    return isinstance(error, (*kinds, LogWentBack, NoSuchStep, ReplayError, TooFewEvents, NoBenchmark))
+    """Whether its message is all a user needs; anything else is ours to mend and keeps its traceback."""
+    return not EXPECTED.isdisjoint(f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
 
 
 def _up(settings: Settings, _: argparse.Namespace) -> int:
@@ -323,7 +333,8 @@ COMMANDS = (
 )
 
 
-def _parser() -> Parser:
+def _parser(wanted: str) -> Parser:
+    """Only the command that is wanted has its arguments: to know them, others import much."""
     parser = argparse.ArgumentParser(
         prog="ledstream",
         description="A streaming recommender. Settings come from LEDSTREAM_* variables; flags of the same names win.",
@@ -331,6 +342,8 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         sub = commands.add_parser(command.name, help=command.help, description=command.help.capitalize() + ".")
+        if command.name != wanted:
+            continue
         command.arguments(sub)
         sub.set_defaults(command=command)
         group = sub.add_argument_group("settings")

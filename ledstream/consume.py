@@ -8,7 +8,8 @@ import time
 
 from consumers import archive, timelines
 from ledstream import parts
-from ledstream.process import ConsumerMetrics, collect_rarely, stop_on_signals
+from ledstream.consumer_metrics import ConsumerMetrics
+from ledstream.process import collect_rarely, stop_on_signals
 from ledstream.pulse import Pulse
 from ledstream.settings import Settings
 from store.heartbeats import Heartbeats

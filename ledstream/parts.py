@@ -1,6 +1,6 @@
 """From settings to the parts of a process: the one place that decides which backend stands behind an address.
 
-Parquet is imported by who asks for the archive: a rollback should not wait for it.
+What takes long to import is imported by who asks for it: a rollback should wait for none of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from ledstream.settings import Settings, SettingsError
 from store.connection import Client, connect, ping
 from store.embedded import address as embedded_address
 from store.embedded import socket_path
-from store.releases import Releases
 from store.user_state import VIRTUAL_PARTITIONS, UserStates
 from stream.backends import MissingClient
 from stream.backends import open_log as open_backend
@@ -26,6 +25,7 @@ from stream.topics import EVENTS, topics
 
 if TYPE_CHECKING:
     from store.archive import Archive
+    from store.releases import Releases
 
 SERVING_TIMEOUT_S = 0.25
 FEW = 50  # users, for whom the hash is quicker one by one
@@ -82,6 +82,8 @@ def user_states(settings: Settings, client: Client) -> UserStates:
 
 
 def releases(settings: Settings) -> Releases:
+    from store.releases import Releases
+
     return Releases(settings.releases_dir, item_key, settings.kind_codes)
 
 

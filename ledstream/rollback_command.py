@@ -16,7 +16,8 @@ def run(settings: Settings) -> int:
         last = read_announcement(log)
         if last is not None and last.canary is None:
             for version in last.before[:1]:
-                parts.releases(settings).info(version)
+                if not (settings.releases_dir / version).is_dir():
+                    parts.releases(settings).info(version)  # says so; to ask it takes half as long again
         print(f"{roll_back(log, int(time.time() * 1000))} is current, and the only one")
     finally:
         log.close()

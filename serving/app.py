@@ -29,10 +29,7 @@ from stream.kept import KeptLog
 
 
 def create_app(
-    parts: Parts,
-    limits: Limits | None = None,
-    door: Door | None = None,
-    on_ready: Callable[[], object] = lambda: None,
+    parts: Parts, limits: Limits | None = None, door: Door | None = None, on_ready: Callable[[], object] = lambda: None
 ) -> Collector:
     """The ASGI application. Its threads start and stop with its lifespan; the log is closed by who opened it.
 
@@ -52,7 +49,25 @@ def create_app(
     outcomes = Outcomes(parts.tallies, current)
     recommender = Recommender(lambda: live(current), recent, attempt=outcomes.attempt)
     metrics.watch_stages(recommender.stages)
-    questions = Answering(
+    questions = _answering(parts, limits, recommender, metrics)
+    log = KeptLog(parts.log, parts.spool)
+    events = publisher(log, max_waiting=limits.waiting_events)
+    posts = Posts(parts.border, events, recent, parts.now_ms, limits.events_per_s)
+    hot = Hot(questions, posts, metrics)
+    _watch(metrics, parts, Readiness(parts, current))
+    routes = Routes(parts, hot, questions, events, current, metrics)
+
+    async def begin() -> None:
+        recent.add(await asyncio.to_thread(newest_items, parts.log))
+        await asyncio.to_thread(current.start)
+        on_ready()
+
+    others = build_api(routes, _lifespan(questions, events, current, begin, (metrics, outcomes, log)))
+    return Collector(hot, metrics, others, Intake(posts, Identities(parts, current.get, events)), door)
+
+
+def _answering(parts: Parts, limits: Limits, recommender: Recommender, metrics: Metrics) -> Answering:
+    return Answering(
         recommender,
         parts.states.keys,
         parts.states.lookups(),
@@ -60,27 +75,15 @@ def create_app(
         max_waiting=limits.waiting_questions,
         on_batch=metrics.batch_size.observe,
     )
-    log = KeptLog(parts.log, parts.spool)
-    events = publisher(log, max_waiting=limits.waiting_events)
-    posts = Posts(parts.border, events, recent, parts.now_ms, limits.events_per_s)
-    hot = Hot(questions, posts, metrics)
+
+
+def _watch(metrics: Metrics, parts: Parts, readiness: Readiness) -> None:
+    """What is read at a scrape."""
     metrics.watch("ledstream_users", "Keys in the store: users, and a few others", parts.states.count)
     metrics.watch("ledstream_lag_records", "Events the timelines consumers have not committed", lambda: lag(parts.log))
-    readiness = Readiness(parts, current)
     metrics.watch("ledstream_consumer_groups_troubled", "Groups that wait or have no process", readiness.troubled)
-    routes = Routes(parts, hot, questions, events, current, metrics)
-
     if parts.spool is not None:
         metrics.watch("ledstream_spool_bytes", "Events on the disk, for the log to come back", parts.spool.size)
-
-    async def begin() -> None:
-        recent.add(await asyncio.to_thread(newest_items, parts.log))
-        await asyncio.to_thread(current.start)
-        on_ready()
-
-    outer = (metrics, outcomes, log)
-    others = build_api(routes, _lifespan(questions, events, current, begin, outer))
-    return Collector(hot, metrics, others, Intake(posts, Identities(parts, current.get, events)), door)
 
 
 def _loading(releases: Releases) -> Callable[[str], Served]:

@@ -6,6 +6,7 @@ like a drop of the whole. What a request counts stays where it is counted, and c
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import threading
@@ -14,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import msgpack
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -99,7 +99,7 @@ class Siblings(Collector):
                 return
             line.settimeout(ANSWER_WITHIN_S)
             with line, suppress(OSError):  # whoever asked went away
-                line.sendall(msgpack.packb(told(self._own)))
+                line.sendall(json.dumps(told(self._own)).encode())
 
 
 def told(registry: CollectorRegistry) -> Told:
@@ -119,7 +119,7 @@ def _received(worker: str, line: socket.socket, deadline: float) -> Told:
             while part := line.recv(RECEIVED_AT_ONCE):
                 data += part
                 line.settimeout(max(deadline - time.monotonic(), 0.001))
-            its_own: Told = msgpack.unpackb(data)
+            its_own: Told = json.loads(data)
         except (OSError, ValueError) as error:
             logger.warning("worker %s does not tell its figures: %s", worker, error)
             return ()

@@ -13,15 +13,17 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from led.encoder import Events, Sums, encode
 from store.connection import Client, Exchange, StoreUnavailable, unavailable_is_ours
 from store.lookups import PAUSE_S, Lookups
-from store.releases import Release
 from store.user_record import FENCE_BYTES, DamagedRecord, Timeline, UserRecord, decode_record, head_of, joined
+
+if TYPE_CHECKING:
+    from store.releases import Release
 
 VIRTUAL_PARTITIONS = 1024
 USERS_PER_CALL = 250  # what keeps the server from everybody else for half a millisecond

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from ledstream import releases_command, up
-from ledstream.cli import main
+from ledstream.cli import EXPECTED, main
 from ledstream.settings import SettingsError, read_settings
 from store.embedded import EmbeddedStore
 from stream.replay import ReplayError, read_parquet
+
+ROOT = Path(__file__).parents[1]
+BARE = {name: value for name, value in os.environ.items() if not name.startswith("LEDSTREAM_")}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +51,25 @@ def test_up_says_which_setting_it_cannot_work_with(tmp_path: Path) -> None:
         pass
     with pytest.raises(SettingsError, match="LEDSTREAM_METRICS_PORT = 9100"):
         up.run(read_settings({}, {"data_dir": tmp_path, "metrics_port": 9100}))
+
+
+def test_who_goes_back_or_ends_a_trial_waits_for_no_import_that_it_does_not_need(tmp_path: Path) -> None:
+    """Somebody is waiting: everything together takes seconds to import."""
+    program = "import sys; from ledstream.cli import main; code = main(sys.argv[1:]); print(code, *sys.modules)"
+    asked = [["releases", "rollback"], ["canary", "promote"], ["canary", "stop"]]
+    with EmbeddedStore(tmp_path):
+        for words in asked:
+            command = [sys.executable, "-c", program, *words, "--data-dir", str(tmp_path)]
+            done = subprocess.run(command, cwd=ROOT, env=BARE, capture_output=True, text=True, check=True)
+            code, *modules = done.stdout.split()
+            assert code == "2", done.stderr  # there is nothing to go back to, and no trial
+            assert not {"faiss", "pyarrow", "scipy", "torch", "prometheus_client", "fastapi", "kafka"} & set(modules)
+
+
+def test_every_error_that_is_told_in_one_line_is_there_under_its_name() -> None:
+    for name in EXPECTED:
+        module, _, kind = name.rpartition(".")
+        assert issubclass(getattr(import_module(module), kind), Exception)
 
 
 def test_a_release_that_cannot_be_read_does_not_hide_the_others(
