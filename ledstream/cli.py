@@ -182,6 +182,12 @@ def _deadletters(settings: Settings, arguments: argparse.Namespace) -> int:
     return deadletters_command.run(settings, arguments)
 
 
+def _badrows(settings: Settings, arguments: argparse.Namespace) -> int:
+    from ledstream import badrows_command
+
+    return badrows_command.run(settings, arguments)
+
+
 def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     from ledstream import doctor
 
@@ -253,6 +259,12 @@ def _deadletters_arguments(parser: Parser) -> None:
     deadletters_command.add_arguments(parser)
 
 
+def _badrows_arguments(parser: Parser) -> None:
+    from ledstream import badrows_command
+
+    badrows_command.add_arguments(parser)
+
+
 def _rebuild_arguments(parser: Parser) -> None:
     told = "which events; default: the archive where it reaches further back, the log otherwise"
     parser.add_argument("--from", dest="source", choices=("archive", "log"), help=told)
@@ -322,6 +334,13 @@ COMMANDS = (
         _deadletters,
         WHERE,
         _deadletters_arguments,
+    ),
+    Command(
+        "badrows",
+        "list events that were refused at the border, or replay them",
+        _badrows,
+        (*WHERE, "kinds", "max_event_ahead_s", "max_event_age_s"),
+        _badrows_arguments,
     ),
     Command(
         "doctor",

@@ -29,10 +29,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     chosen.add_argument("--at", type=_place, nargs="+", metavar="TOPIC/PARTITION@OFFSET", help="just these")
     chosen.add_argument("--cause", metavar="TEXT", help="whose cause has this text in it")
     chosen.add_argument("--topic", help="of this topic")
-    chosen.add_argument("--since", type=_time_ms, metavar="TIME", help="as 2026-11-21 or 2026-11-21T08:00, UTC")
-    chosen.add_argument("--until", type=_time_ms, metavar="TIME", help="before this time")
+    chosen.add_argument("--since", type=time_ms, metavar="TIME", help="as 2026-11-21 or 2026-11-21T08:00, UTC")
+    chosen.add_argument("--until", type=time_ms, metavar="TIME", help="before this time")
     listing = parser.add_argument_group("list")
-    listing.add_argument("--limit", type=_count, default=50, metavar="N", help="at most so many (default 50)")
+    listing.add_argument("--limit", type=count, default=50, metavar="N", help="at most so many (default 50)")
     listing.add_argument("--oldest", action="store_true", help="oldest first instead of newest first")
     listing.add_argument("--json", action="store_true", help="one JSON object a line, values whole")
     replaying = parser.add_argument_group("replay")
@@ -160,7 +160,7 @@ def _place(text: str) -> Place:
     return Place(found["topic"], int(found["partition"]), int(found["offset"]))
 
 
-def _time_ms(text: str) -> int:
+def time_ms(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -168,7 +168,7 @@ def _time_ms(text: str) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise ArgumentTypeError(f"{text} is not 1 or more")

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
 
 from serving.collector.post import Post, Sender, put_right, read_post
 from serving.collector.rates import Rates, TooMany
+from serving.collector.sorter import Sorter
 from serving.publisher import Publisher, entry_of
 from serving.recent import RecentItems
 from stream.bad_rows import KEPT_BYTES, BadRow, as_entry
 from stream.events import Border, Event, InvalidEvent
 from stream.spool import Addressed
-from stream.topics import BAD_ROWS, EVENTS, IMPRESSIONS
+from stream.topics import BAD_ROWS, EVENTS
 
 CHECKED_AT_ONCE = 50  # events checked before other requests get a turn: about a quarter of a millisecond
-IMPRESSION = "impression"  # a kind of its own, unless it is among those that make timelines
 BAD_ROWS_PER_S = 100.0  # kept of a site, by a process: who sends nothing else must not fill the log
 NOBODY = Sender()
 
@@ -67,9 +67,7 @@ class Posts:
         now_ms: Callable[[], int],
         events_per_s: float = 0,
     ) -> None:
-        self._border, self._publisher, self._recent, self._now_ms = border, publisher, recent, now_ms
-        self._impressions = replace(border, kinds=(IMPRESSION,))
-        self._takes_impressions = IMPRESSION not in border.kinds
+        self._sorter, self._publisher, self._recent, self._now_ms = Sorter(border), publisher, recent, now_ms
         self._rates, self._bad_rates = Rates(events_per_s), Rates(BAD_ROWS_PER_S)
 
     async def take(self, body: bytes, sender: Sender = NOBODY) -> Verdicts:
@@ -104,9 +102,7 @@ class Posts:
         """The event and its topic. Raises InvalidEvent."""
         if sender.is_bot:
             raise InvalidEvent("user-agent", sender.agent, "a program that names itself a bot")
-        if self._takes_impressions and isinstance(raw, dict) and raw.get("kind") == IMPRESSION:
-            return self._impressions.accept(raw, now_ms), IMPRESSIONS
-        return self._border.accept(raw, now_ms), EVENTS
+        return self._sorter.accept(raw, now_ms)
 
     def _bad_row(self, error: InvalidEvent, raw: Any, sender: Sender, times_ms: tuple[int, int]) -> list[Addressed]:
         """What is kept of a refused event; nothing once its site has sent too many."""

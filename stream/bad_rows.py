@@ -47,7 +47,7 @@ class BadRow:
     def event(self) -> Any:
         """The decoded JSON value with an id that it keeps in every replay. Raises ValueError where it was cut."""
         if self.is_cut:
-            raise ValueError(f"row {self.place}: cut at {KEPT_BYTES} bytes when it was kept, the rest is not known")
+            raise ValueError(f"cut at {KEPT_BYTES} bytes when it was kept, the rest is not known")
         raw = orjson.loads(self.raw)
         if isinstance(raw, dict) and raw.get("event_id") is None:
             raw = raw | {"event_id": f"badrow-{self.place}"}

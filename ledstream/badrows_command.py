@@ -1,0 +1,143 @@
+"""`ledstream badrows`: events that were refused at the border, and how to send them again once they would be taken."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import ArgumentParser, Namespace
+from collections import deque
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from ledstream.deadletters_command import PIPE_WIDTH, SHOWN, count, time_ms
+from ledstream.settings import Settings
+from serving.collector.post import put_right
+from serving.collector.sorter import Sorter
+from serving.publisher import entry_of
+from stream.bad_rows import BadRow, note_replayed, read_replayed, read_rows
+from stream.events import InvalidEvent
+from stream.kept import appended
+from stream.log import Log, LogUnavailable
+from stream.spool import Addressed
+
+AT_ONCE = 500
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The command's own flags."""
+    parser.add_argument("action", nargs="?", choices=("list", "replay"), default="list")
+    chosen = parser.add_argument_group("which rows (all of them unless told)")
+    chosen.add_argument("--at", type=int, nargs="+", metavar="ROW", help="just these")
+    chosen.add_argument("--field", help="refused for this field, as kind")
+    chosen.add_argument("--reason", metavar="TEXT", help="whose reason has this text in it")
+    chosen.add_argument("--site", help="of this site")
+    chosen.add_argument("--since", type=time_ms, metavar="TIME", help="as 2026-11-21 or 2026-11-21T08:00, UTC")
+    chosen.add_argument("--until", type=time_ms, metavar="TIME", help="before this time")
+    listing = parser.add_argument_group("list")
+    listing.add_argument("--limit", type=count, default=50, metavar="N", help="the newest N (default 50)")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line, events whole")
+    replaying = parser.add_argument_group("replay")
+    replaying.add_argument("--dry-run", action="store_true", help="say what would happen and send nothing")
+    replaying.add_argument("--again", action="store_true", help="also what was replayed before")
+
+
+def run(settings: Settings, arguments: Namespace) -> int:
+    """Exit code 1 where a row could not be replayed; 0 otherwise."""
+    from ledstream import parts
+
+    log = parts.open_log(settings)
+    try:
+        if arguments.action == "list":
+            _list(log, arguments)
+            return 0
+        return _replay(log, Sorter(parts.border(settings)), arguments)
+    finally:
+        log.close()
+
+
+def _chosen(log: Log, arguments: Namespace) -> Iterator[BadRow]:
+    since, until = arguments.since or 0, arguments.until or float("inf")
+    for row in read_rows(log):
+        if (
+            (arguments.at is None or row.place in arguments.at)
+            and (arguments.field is None or arguments.field == row.field)
+            and (arguments.reason is None or arguments.reason in row.reason)
+            and (arguments.site is None or arguments.site == row.site)
+            and since <= row.received_ms < until
+        ):
+            yield row
+
+
+def _list(log: Log, arguments: Namespace) -> None:
+    replayed = read_replayed(log)
+    rows = [_described(row, replayed) for row in reversed(deque(_chosen(log, arguments), arguments.limit))]
+    if arguments.json:
+        for row in rows:
+            print(json.dumps(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("row", "when", "site", "replayed", "field", "value", "reason", "event"):
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        shown = [str(value) for name, value in row.items() if name in {column.header for column in table.columns}]
+        table.add_row(*(Text(text[:SHOWN] + "…" if len(text) > SHOWN else text) for text in shown))
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(table if rows else "no bad rows")
+
+
+def _described(row: BadRow, replayed: set[int]) -> dict[str, object]:
+    return {
+        "row": row.place,
+        "when": f"{datetime.fromtimestamp(row.received_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "site": row.site,
+        "replayed": "yes" if row.place in replayed else "",
+        "field": row.field,
+        "value": row.value,
+        "reason": row.reason,
+        "event": row.raw.decode(errors="backslashreplace"),
+        "agent": row.agent,
+        "cut": row.is_cut,
+    }
+
+
+def _replay(log: Log, sorter: Sorter, arguments: Namespace) -> int:
+    """An event is judged as of when it came, by what is set now."""
+    replayed, failed = read_replayed(log), 0
+    ready: list[tuple[BadRow, Addressed]] = []
+    for row in _chosen(log, arguments):
+        if row.place in replayed and not arguments.again:
+            print(f"row {row.place}: left alone: replayed before; --again sends it again, under the same event id")
+            continue
+        try:
+            event, topic = sorter.accept(put_right(row.event(), row.ahead_ms), row.received_ms)
+        except (InvalidEvent, ValueError) as error:
+            failed += 1
+            print(f"row {row.place}: refused: {error}")
+            continue
+        if arguments.dry_run:
+            print(f"row {row.place}: would be replayed to {topic}")
+        else:
+            ready.append((row, entry_of(event, int(time.time() * 1000), topic)))
+    for first in range(0, len(ready), AT_ONCE):
+        failed += _send(log, ready[first : first + AT_ONCE])
+    return 1 if failed else 0
+
+
+def _send(log: Log, rows: list[tuple[BadRow, Addressed]]) -> int:
+    """Append and tell; returns how many failed."""
+    outcomes = appended(log, [entry for _, entry in rows])
+    sent = [row.place for (row, _), outcome in zip(rows, outcomes, strict=True) if not isinstance(outcome, Exception)]
+    for (row, entry), outcome in zip(rows, outcomes, strict=True):
+        if isinstance(outcome, LogUnavailable):
+            print(f"row {row.place}: failed, it may have been stored all the same: {outcome}")
+        else:
+            print(f"row {row.place}: replayed to {entry.topic}/{outcome.partition}@{outcome.offset}")
+    if sent:
+        note_replayed(log, sent, int(time.time() * 1000))
+    return len(rows) - len(sent)
