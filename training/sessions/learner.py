@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from led.encoder import F32, I64
 from training.sessions.loss import Candidates, cosine_softmax, through_unit_rows, unit_rows
 from training.sessions.prefixes import Batch
 
@@ -55,6 +56,11 @@ class Learner:
         fresh = self.rng.normal(0, self.recipe.dim**-0.5, (items - len(self.table), self.recipe.dim))
         self.table = torch.cat([self.table, torch.from_numpy(fresh.astype(np.float32))])
         self._adam = torch.optim.Adam([self.table, self.log_heads], fused=True)
+
+    def put(self, rows: I64, embeddings: F32, head_weights: tuple[float, ...]) -> None:
+        """Set these rows of the table, and the weights of the newest items, all of them."""
+        self.table[torch.from_numpy(rows)] = torch.from_numpy(np.ascontiguousarray(embeddings, np.float32))
+        self.log_heads.copy_(torch.log(torch.tensor(head_weights)))
 
     def step(self, batch: Batch, rate: float) -> float:
         """One step of Adam on a batch at this learning rate; the batch's mean loss before it."""
