@@ -31,7 +31,7 @@ SERVER = (
 CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
 TRAINING = (
     *("kinds", "half_life_s", "head_weights", "train_days", "train_half_life_s"),
-    *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune", "max_release_lag_s"),
+    *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune", "config", "max_release_lag_s"),
 )
 LIMITS = ("train_nice", "train_threads", "train_memory_mb")
 TRIAL = ("canary_share", "canary_s")

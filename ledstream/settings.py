@@ -101,6 +101,7 @@ class Settings(BaseModel):
     )
     dim: int = Field(64, ge=1, le=4096, description="dimension of the embeddings")
     tune: bool = Field(False, description="choose the model's exponents on a validation part, which takes longer")
+    config: str = Field("", description="TOML file of how a release is trained; empty: as these settings say")
     supervisor_pid: int = Field(0, ge=0, description="stop when this process is gone; set by `up`")
 
     @field_validator("retrain_every", mode="before")

@@ -20,6 +20,7 @@ from ledstream.canary_command import introduce
 from ledstream.limits import available_mb
 from ledstream.process import stop_with_supervisor
 from ledstream.settings import Settings
+from ledstream.train_config import configured
 from store.archive import Archive, ArchiveRow, archive_batches
 from store.releases import BadRelease, Model, Releases, UnknownRelease
 from stream.announcements import Announcement, read_announcement
@@ -64,16 +65,20 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
 
     What is there twice, because it was filed meanwhile, counts once: a user's events on one item are one cell.
 
-    Raises TooFewEvents, TooLittleMemory, BadRelease (also where the gate refuses it) or LowRecall, and then the current
-    release stays.
+    Raises SettingsError, TooFewEvents, TooLittleMemory, BadRelease (also where the gate refuses it) or LowRecall, and
+    then the current release stays.
     """
     started = time.monotonic()
+    settings, trainer = configured(settings, train_settings(settings))
     with progress_bars() as progress:
         progress("surveying the archive", 0, 1)
         batches = _batches(settings, log, now_ms)
         found = survey(batches(), counting_kinds(train_settings(settings)))
         progress("surveying the archive", 1, 1)
-        model, archived = _learn(settings, batches, found, progress)
+        if settings.config:
+            model, archived = learn_in_memory(batches, train_settings(settings), found, progress, trainer=trainer)
+        else:
+            model, archived = _learn(settings, batches, found, progress)
         releases = parts.releases(settings)
         model = _aligned(model, releases, log)
         progress("building the index", 0, 1)
@@ -93,7 +98,7 @@ def fits_in_memory(settings: Settings, found: Survey) -> bool:
     takes = f"about {needs.in_memory / MIB:,.0f} MiB in memory, {needs.from_disk / MIB:,.0f} MiB from disk"
     limit = f"{limit_mb:,.0f} MiB {'allowed' if settings.train_memory_mb else 'free'}"
     logger.info("training on %s: %s; %s", size, takes, limit)
-    if needs.from_disk > limit_mb * MIB:
+    if min(needs) > limit_mb * MIB:
         given = f"LEDSTREAM_TRAIN_MEMORY_MB = {settings.train_memory_mb}"
         what = "raise it, or lower LEDSTREAM_DIM or LEDSTREAM_TRAIN_DAYS"
         raise TooLittleMemory(f"{given} ({limit}): {size} take {takes}: {what}")

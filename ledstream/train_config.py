@@ -5,6 +5,7 @@
                      bias and tune; then the fields of `SpectralSettings`, `PmiSettings` or `RandomStart`
     [finetuning]     fields of `FinetuneSettings`, and checkpoint = "FILE"; no section, no fine-tuning
     [evaluation]     on whom early stopping looks: fields of `ValidationSettings`
+    [sessions]       instead of the two before: fields of `SessionSettings`, [sessions.recipe] and [sessions.schedule]
 
 What is not said stays as the settings have it. Unknown sections and keys, and bad values, are refused by name.
 """
@@ -15,22 +16,28 @@ import json
 import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from ledstream.settings import SettingsError
+from ledstream.settings import Settings, SettingsError
 from training.finetune.settings import FinetuneSettings, Stage, ValidationSettings
 from training.interactions import Selection
+from training.learning import Trainer
 from training.pmi import PmiSettings
-from training.recipe import RandomStart, Recipe
+from training.recipe import RandomStart, Recipe, made
 from training.spectral import SpectralSettings
-from training.train import Grid, TrainSettings
+from training.train import Grid, TrainSettings, train
+
+if TYPE_CHECKING:
+    from training.sessions.train import SessionSettings
 
 Section = TypeVar("Section")
 Table = dict[str, Any]
+SECTIONS = ("selection", "pretraining", "finetuning", "evaluation", "sessions")
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,28 @@ class ConfigFile:
             raise SettingsError(f"{path}: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path}: {error}") from None
-        known = ("selection", "pretraining", "finetuning", "evaluation")
         for name, value in found.items():
-            if name not in known:
-                raise SettingsError(f"{path}: {name} = {value!r} is no section; there are {', '.join(known)}")
+            if name not in SECTIONS:
+                raise SettingsError(f"{path}: {name} = {value!r} is no section; there are {', '.join(SECTIONS)}")
             if not isinstance(value, dict):
                 raise SettingsError(f"{path}: {name} = {value!r} must be a section, [{name}]")
         return cls(path, found)
+
+    def sessions(self, general: TrainSettings) -> SessionSettings:
+        """What the section [sessions] says. general: what the settings say."""
+        from training.sessions.learner import Recipe as SessionRecipe
+        from training.sessions.teaching import Schedule
+        from training.sessions.train import SessionSettings
+
+        for other in ("pretraining", "finetuning", "evaluation"):
+            if other in self.tables:
+                raise SettingsError(f"{self.path}: [{other}] and [sessions] exclude each other")
+        table = dict(self.tables["sessions"])
+        recipe = self._section("sessions.recipe", SessionRecipe, table.pop("recipe", {}))
+        schedule = self._section("sessions.schedule", Schedule, table.pop("schedule", {}))
+        found = self._section("sessions", SessionSettings, table)
+        self._among("sessions", "kinds", found.kinds, self._selection(general.selection))
+        return replace(found, recipe=recipe, schedule=schedule)
 
     def recipe(self, general: TrainSettings) -> Recipe:
         """general: what the settings say, which the file overrules."""
@@ -132,16 +154,18 @@ class ConfigFile:
         for key, value in table.items():
             if key not in known:
                 raise self._refusal(name, key, value, f"no such key; there are {', '.join(known)}")
-        adapter: TypeAdapter[Section] = TypeAdapter(checked(kind, config=ConfigDict(strict=True)))  # type: ignore[arg-type]
+        refusing = checked(kind, frozen=True, config=ConfigDict(strict=True))
+        adapter: TypeAdapter[Section] = TypeAdapter(refusing)  # type: ignore[arg-type] # it is a subclass
         try:
-            # As JSON, in which strictness leaves arrays for tuples.
-            return adapter.validate_json(json.dumps(table, default=str))
+            # As JSON, where a strict reader takes an array for a tuple.
+            found = adapter.validate_json(json.dumps(table, default=str))
         except ValidationError as error:
             first = error.errors()[0]
             if not first["loc"]:  # the class's own check, which names its field
                 raise SettingsError(f"{self.path}: [{name}] {first['msg'].removeprefix('Value error, ')}") from None
             key = str(first["loc"][0])
             raise self._refusal(name, key, table.get(key), first["msg"]) from None
+        return kind(**{key: getattr(found, key) for key in known})
 
     def _among(self, name: str, key: str, kinds: Collection[str], selection: Selection) -> None:
         for kind in kinds:
@@ -155,3 +179,25 @@ class ConfigFile:
 
 def _keys(kind: type[Any]) -> list[str]:
     return [field.name for field in fields(kind)]
+
+
+def configured(settings: Settings, general: TrainSettings) -> tuple[Settings, Trainer]:
+    """The settings with the dimension that the file settings.config says, and what trains by that file.
+
+    general: what the settings say of training, which is all there is without a file. Raises SettingsError, also where
+    torch is needed and missing.
+    """
+    if not settings.config:
+        return settings, train
+    file = ConfigFile.read(Path(settings.config))
+    for section in ("finetuning", "sessions"):
+        if section in file.tables and find_spec("torch") is None:
+            raise SettingsError(f"{file.path}: [{section}] needs torch and matplotlib: pip install 'ledstream[train]'")
+    if "sessions" in file.tables:
+        from training.sessions.train import train_sessions
+
+        sessions = file.sessions(general)
+        found = settings.model_copy(update={"dim": sessions.recipe.dim})
+        return found, lambda events, _, progress: train_sessions(events, sessions, progress)
+    recipe = file.recipe(general)
+    return settings.model_copy(update={"dim": recipe.dim}), lambda events, _, progress: made(events, recipe, progress)

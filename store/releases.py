@@ -243,17 +243,14 @@ class Releases:
             "biases": biases,
             "popularity": model.popularity[order],
         }
-        ids = [model.item_ids[row].encode() for row in order]
         temporary = self._folder / f"{UNFINISHED}{os.getpid()}-{os.urandom(4).hex()}"
         temporary.mkdir(parents=True)
         try:
             for name, array in arrays.items():
                 np.save(temporary / f"{name}.npy", np.ascontiguousarray(array))
-            (temporary / "item_ids.bin").write_bytes(b"".join(ids))
-            np.save(temporary / "id_ends.npy", np.cumsum([len(i) for i in ids], dtype=np.int64))
+            _write_ids(temporary, [model.item_ids[row].encode() for row in order])
             index.save(temporary / "index.faiss")
-            as_given = np.empty_like(keys)
-            as_given[order] = keys
+            as_given = keys[np.argsort(order)]
             probe = soundness.probe(as_given, model.input_embeddings, model.output_embeddings, model.biases)
             (temporary / soundness.PROBE).write_text(json.dumps(probe) + "\n")
             _attach(temporary, model.attachments)
@@ -317,6 +314,11 @@ def _encoder(made: Model | ReleaseInfo, kind_code: Mapping[str, int]) -> Encoder
         return Encoder(by_code, made.half_life_s, tuple(made.head_weights))
     except ValueError as error:
         raise BadRelease(str(error)) from None
+
+
+def _write_ids(folder: Path, ids: Sequence[bytes]) -> None:
+    (folder / "item_ids.bin").write_bytes(b"".join(ids))
+    np.save(folder / "id_ends.npy", np.cumsum([len(i) for i in ids], dtype=np.int64))
 
 
 def _attach(folder: Path, attachments: Mapping[str, bytes]) -> None:

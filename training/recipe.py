@@ -44,6 +44,11 @@ class Recipe:
     kinds: Sequence[str] = ()
     finetuning: Stage | None = None
 
+    @property
+    def dim(self) -> int:
+        """Of the embeddings, at most."""
+        return self.general.spectral.dim if self.begin is None else self.begin.dim
+
 
 def made(events: pa.Table, recipe: Recipe, progress: Progress = silent) -> Model:
     """The model of archived events (columns of `training.interactions.collect`). Raises TooFewEvents."""
