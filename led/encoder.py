@@ -156,12 +156,13 @@ class Events:
 class Newest:
     """Events that users' timelines end with, as many of each, oldest first. Arrays (users, events), events above 0.
 
-    rows: as in Events, and -1 where a timeline has not as many; kinds and times_ms are anything there.
+    rows: as in Events, and -1 where a timeline has not as many. ages_ms: as seen from the reference time of the sums.
+    kinds and ages_ms are anything where rows are -1, and ages_ms is anywhere without a half-life.
     """
 
     rows: I64
     kinds: U8
-    times_ms: I64
+    ages_ms: I64
 
 
 def fold(encoder: Encoder, embeddings: F32, sums: Sums, entered: Events, left: Events) -> Sums:
@@ -230,21 +231,21 @@ def recency(encoder: Encoder, users: I64, times_ms: I64) -> F64:
     return factors
 
 
-def head_terms(encoder: Encoder, embeddings: F32, newest: Newest, at_ms: I64) -> tuple[F32, F64, I64]:
+def head_terms(encoder: Encoder, embeddings: F32, newest: Newest) -> tuple[F32, F64, I64]:
     """What users' head weights add to running sums: to totals (users, dim) and to weights (users,).
 
-    at_ms: (users,) reference times of the sums. Third, how many events counted among the newest: the terms are whole
-    where these are at least as many as head weights, or all that there are.
+    Third, how many events counted among the newest (users,): the terms are whole where these are at least as many as
+    head weights, or all that there are.
     """
     w = encoder.kind_weight(newest.kinds)
     w[newest.rows < 0] = 0
     counts = w > 0
-    after = np.cumsum(counts[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]  # itself and the newer ones that count
-    w *= encoder.head_factor(after - 1) - 1
+    places = counts[:, ::-1].cumsum(axis=1)[:, ::-1]  # from 1, the newest that counts
+    w *= encoder.head_factor(places - 1) - 1
     if encoder.half_life_s is not None:
-        w *= encoder.decay(np.where(counts, at_ms[:, None] - newest.times_ms, 0))
+        w *= encoder.decay(np.where(counts, newest.ages_ms, 0))
     totals = np.matmul(w[:, None].astype(np.float32), embeddings[newest.rows])[:, 0]
-    return totals, w.sum(axis=1), after[:, 0]
+    return totals, w.sum(axis=1), places[:, 0]
 
 
 def worn(encoder: Encoder, sums: Sums) -> Bool:

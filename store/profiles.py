@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from led.encoder import F32, head_terms
+from led.encoder import F32, F64, I64, Newest, head_terms
 from store.releases import Release
 from store.stored import Stored
-from store.user_record import ENTRY, HEAD, DamagedRecord, head_of
+from store.user_record import ENTRY, HEAD, DamagedRecord, Head, gaps_of, head_of
 
 SPARE = 1  # of the newest events so many need not count, and no others are looked at
 
@@ -40,6 +40,7 @@ def profiles(records: Sequence[bytes], release: Release | None) -> Profiles:
     dim, key = (release.dim, release.key) if release else (0, 0)
     queries = np.zeros((len(records), dim + 1), np.float32)
     factors = np.zeros(len(records), np.float32)
+    own: list[tuple[int, Head]] = []
     seen: list[list[int]] = [[]] * len(records)
     as_of: list[int | None] = [None] * len(records)
     foreign = []
@@ -56,10 +57,11 @@ def profiles(records: Sequence[bytes], release: Release | None) -> Profiles:
             foreign.append(place)
         elif head.weight > 0:
             queries[place, :dim] = np.frombuffer(data, "<i2", dim, HEAD.itemsize)
-            factors[place] = head.scale / head.weight
+            own.append((place, head))
+    factors[[place for place, _ in own]] = [head.scale / head.weight for _, head in own]
     queries *= factors[:, None]
-    if release is not None and release.encoder.head_weights:
-        _weigh_heads(queries[:, :dim], records, [place for place, at in enumerate(as_of) if at is not None], release)
+    if own and release is not None and release.encoder.head_weights:
+        _weigh_heads(queries[:, :dim], records, own, release)
     if release is not None and foreign:
         queries[foreign, :dim] = Stored.of([records[place] for place in foreign]).encoded(release)
     has_vector: list[bool] = queries.any(axis=1).tolist()  # type: ignore[assignment]
@@ -67,24 +69,37 @@ def profiles(records: Sequence[bytes], release: Release | None) -> Profiles:
     return Profiles(queries, has_vector, seen, as_of)
 
 
-def _weigh_heads(vectors: F32, records: Sequence[bytes], places: Sequence[int], release: Release) -> None:
-    """Make vectors (users, dim) of running sums, where they are of this release, such that their heads weigh more.
+def _weigh_heads(vectors: F32, records: Sequence[bytes], users: list[tuple[int, Head]], release: Release) -> None:
+    """Add the head weights to vectors (records, dim) that are those of the tail. users: places in records, with heads.
 
-    places: users whose record is good. The newest events are looked at alone, and whole timelines where too few of them
-    count.
+    Of each user the newest events are looked at, and the whole timeline where too few of these count.
     """
-    stored = Stored.of([records[place] for place in places])
-    heads = stored.heads
-    users = np.flatnonzero((heads["release"] == np.uint64(release.key)) & (heads["weight"] > 0))
-    most = int(heads["events"][users].max(initial=0))
-    for how_many in sorted({min(len(release.encoder.head_weights) + SPARE, most), most} - {0}):
-        newest = stored.newest(users, how_many, release)
-        totals, weights, counted = head_terms(release.encoder, release.input_embeddings, newest, heads["at_ms"][users])
-        whole = (counted >= len(release.encoder.head_weights)) | (heads["events"][users] <= how_many)
-        done, before = users[whole], heads["weight"][users[whole]]
-        after = (before + weights[whole]).astype(np.float32)
-        mine = np.asarray(places)[done]
-        vectors[mine] = (vectors[mine] * before[:, None] + totals[whole]) / after[:, None]
-        users = users[~whole]
-        if not len(users):
-            break
+    wanted = len(release.encoder.head_weights)
+    totals, weights, counted = _head_terms(records, users, wanted + SPARE, release)
+    if counted.min(initial=wanted) < wanted:
+        short = [n for n, (_, head) in enumerate(users) if counted[n] < wanted and head.events > wanted + SPARE]
+        if short:
+            longest = max(users[n][1].events for n in short)
+            totals[short], weights[short], _ = _head_terms(records, [users[n] for n in short], longest, release)
+    places, before = [place for place, _ in users], np.array([head.weight for _, head in users])
+    after = (before + weights)[:, None].astype(np.float32)
+    vectors[places] = (vectors[places] * before[:, None].astype(np.float32) + totals) / after
+
+
+def _head_terms(
+    records: Sequence[bytes], users: list[tuple[int, Head]], how_many: int, release: Release
+) -> tuple[F32, F64, I64]:
+    """`led.encoder.head_terms` of so many newest events of each user."""
+    size = ENTRY.itemsize * how_many
+    data = b"".join([records[place][-size:].rjust(size, b"\0") for place, _ in users])
+    entries = np.frombuffer(data, ENTRY).reshape(len(users), how_many)
+    words = entries["word"]
+    rows, kinds = release.rows(words >> np.uint64(8)), (words & np.uint64(255)).astype(np.uint8)
+    events = [head.events for _, head in users]
+    if min(events, default=how_many) < how_many:
+        rows[np.arange(how_many) < how_many - np.array(events)[:, None]] = -1
+    ages_ms = np.array([head.at_ms - head.time_ms for _, head in users])[:, None]
+    if release.encoder.half_life_s is not None:
+        gaps = gaps_of(entries["gap"])
+        ages_ms = ages_ms + gaps[:, ::-1].cumsum(axis=1)[:, ::-1] - gaps
+    return head_terms(release.encoder, release.input_embeddings, Newest(rows, kinds, ages_ms))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from led.encoder import F32, I64, Bool, Events, Newest, Sums, encode
+from led.encoder import F32, I64, Bool, Events, Sums, encode
 from store.releases import Release
 from store.user_record import (
     CHECKED_FROM,
@@ -128,22 +128,6 @@ class Stored:
         sums.totals[users] = steps.reshape(len(users), release.dim) * heads["scale"][:, None]
         sums.weights[users], sums.at_ms[users], sums.masses[users] = heads["weight"], heads["at_ms"], heads["mass"]
         return sums
-
-    def newest(self, users: I64, how_many: int, release: Release) -> Newest:
-        """So many newest events of each of these users, who have a record."""
-        size = ENTRY.itemsize * how_many
-        data = b"".join([self.values[user][-size:].rjust(size, b"\0") for user in users.tolist()])
-        entries = np.frombuffer(data, ENTRY).reshape(len(users), how_many)
-        words, heads = entries["word"], self.heads[users]
-        rows = release.rows(words >> np.uint64(8))
-        events = heads["events"].astype(np.int64)
-        if events.min(initial=how_many) < how_many:
-            rows[np.arange(how_many) < how_many - events[:, None]] = -1
-        times = np.broadcast_to(heads["time_ms"][:, None], rows.shape)
-        if release.encoder.half_life_s is not None:
-            gaps = gaps_of(entries["gap"])
-            times = times - (gaps[:, ::-1].cumsum(axis=1)[:, ::-1] - gaps)
-        return Newest(rows, (words & np.uint64(255)).astype(np.uint8), times)
 
     def encoded(self, release: Release) -> F32:
         """User vectors (users, dim) from the whole timelines, under a release that did not make these records."""

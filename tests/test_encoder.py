@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from led.encoder import F64, NEVER_MS, Encoder, Events, Newest, Sums, encode, fold, head_terms, worn
+from led.encoder import F64, I64, NEVER_MS, Encoder, Events, Newest, Sums, encode, fold, head_terms, worn
 
 ITEMS, DIM, USERS = 6, 5, 3
 EMBEDDINGS = np.random.default_rng(3).standard_normal((ITEMS, DIM)).astype(np.float32)
@@ -43,16 +43,16 @@ def by_hand(encoder: Encoder, seen: Sequence[Seen], user: int) -> F64:
     return np.asarray(weights @ vectors / weights.sum())
 
 
-def newest(timelines: Sequence[Sequence[Seen]], how_many: int) -> Newest:
+def newest(timelines: Sequence[Sequence[Seen]], how_many: int, at_ms: I64) -> Newest:
     nothing = [Seen(0, -1, SALE, 0)] * how_many
     ends = np.array([[*nothing, *timeline][-how_many:] for timeline in timelines], np.int64)
-    return Newest(ends[:, :, 1], ends[:, :, 2].astype(np.uint8), ends[:, :, 3])
+    return Newest(ends[:, :, 1], ends[:, :, 2].astype(np.uint8), at_ms[:, None] - ends[:, :, 3])
 
 
 def read(encoder: Encoder, sums: Sums, timelines: Sequence[Sequence[Seen]], how_many: int) -> Sums:
     """What a reader makes of running sums: the heads added, from so many newest events or from all where needed."""
     for most in (how_many, 1 + max(map(len, timelines))):
-        totals, weights, counted = head_terms(encoder, EMBEDDINGS, newest(timelines, most), sums.at_ms)
+        totals, weights, counted = head_terms(encoder, EMBEDDINGS, newest(timelines, most, sums.at_ms))
         if (counted >= len(encoder.head_weights)).all():
             break
     return Sums(sums.totals + totals, sums.weights + weights, sums.at_ms, sums.masses)
@@ -148,7 +148,7 @@ def test_events_that_do_not_count_have_no_position() -> None:
     between = [both[0], Seen(0, -1, VIEW, 3), Seen(0, 3, IGNORED, 4), both[1], Seen(0, -1, SALE, 5)]
     wanted = encode(encoder, EMBEDDINGS, 1, events(both)).vectors()
     np.testing.assert_array_equal(encode(encoder, EMBEDDINGS, 1, events(between)).vectors(), wanted)
-    terms, weights, counted = head_terms(encoder, EMBEDDINGS, newest([between], 4), np.array([2]))
+    terms, weights, counted = head_terms(encoder, EMBEDDINGS, newest([between], 4, np.array([2])))
     assert (weights.tolist(), counted.tolist()) == ([2.0], [1])  # the other one that counts is further back
     np.testing.assert_array_equal(terms[0], 2 * EMBEDDINGS[1])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from consumers.timelines import TimelineConsumer
-from led.encoder import F32, Encoder, Events, Newest, Sums, fold, head_terms
+from led.encoder import F32, I64, Encoder, Events, Newest, Sums, fold, head_terms
 from store.profiles import profiles
 from store.releases import Model, Release
 from store.user_state import UserStates
@@ -26,7 +26,7 @@ CATALOGUE, STRANGERS = items(30), ["unknown-1", "unknown-2"]
 MAX_EVENTS, DIM = 10, 16
 HEADS = (3.9, 2.7)
 # Of the mean length of what is averaged. Both sides add float32 products of the same weights, in another order: 3e-7
-# seen. A record rounds its sums to 1/65534 of their largest component every time it is stored, until it is encoded anew:
+# seen. A record rounds its sums to 1/65534 of their largest component each time it is stored, until it is encoded anew:
 # 1.3e-5 seen. And its times to a 4096th of a step, which is up to two hours here: 1.8 s, 7e-4 of a weight that decays
 # by half in 1800 s.
 SAME_NUMBERS, SAME_RECORDS, SAME_TIMES = 1e-5, 5e-5, 1e-3
@@ -114,13 +114,13 @@ def test_sums_that_move_by_what_enters_and_leaves_are_the_rows_of_training_after
         timelines[event.user_id] = [*mine[len(left) :], event]
         sums = fold(encoder, made.input_embeddings, sums, flat([event], USERS, made), flat(left, USERS, made))
         whole = [flat(timelines[user], USERS, made) for user in USERS]
-        totals, weights, _ = head_terms(encoder, made.input_embeddings, newest(whole), sums.at_ms)
+        totals, weights, _ = head_terms(encoder, made.input_embeddings, newest(whole, sums.at_ms))
         read = Sums(sums.totals + totals, sums.weights + weights, sums.at_ms, sums.masses).vectors()
         trained = trained_on(log[: place + 1], made)
         np.testing.assert_allclose(read, trained, atol=SAME_NUMBERS * np.sqrt(DIM))
 
 
-def newest(timelines: Sequence[Events]) -> Newest:
+def newest(timelines: Sequence[Events], at_ms: I64) -> Newest:
     """All events of timelines that are no longer than MAX_EVENTS."""
     rows = np.full((len(timelines), MAX_EVENTS), -1)
     kinds, times_ms = np.zeros(rows.shape, np.uint8), np.zeros(rows.shape, np.int64)
@@ -128,4 +128,4 @@ def newest(timelines: Sequence[Events]) -> Newest:
         if len(timeline.rows):
             at = slice(MAX_EVENTS - len(timeline.rows), None)
             rows[user, at], kinds[user, at], times_ms[user, at] = timeline.rows, timeline.kinds, timeline.times_ms
-    return Newest(rows, kinds, times_ms)
+    return Newest(rows, kinds, at_ms[:, None] - times_ms)
