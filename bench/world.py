@@ -62,16 +62,21 @@ def published_often(settings: Settings, items: int, dim: int, seed: int, times: 
     releases, now_ms = parts.releases(settings), int(time.time() * 1000)
     versions = [releases.publish(model(items, dim, seed + turn), now_ms=now_ms + turn) for turn in range(2)]
     for turn in range(2, times):
-        source, version = versions[turn % 2], f"{versions[turn % 2]}-{turn:02}"
-        shutil.copytree(settings.releases_dir / source, settings.releases_dir / version)
-        description = settings.releases_dir / version / DESCRIPTION
-        description.write_text(description.read_text().replace(source, version))
-        versions.append(version)
+        versions.append(copied(settings, versions[turn % 2], f"{turn:02}"))
     os.sync()
     log = parts.open_log(settings)
     announce(log, versions[0], now_ms)
     log.close()
     return versions
+
+
+def copied(settings: Settings, version: str, suffix: str) -> str:
+    """The version of a copy of the release: files of its own, which no process has seen."""
+    copy = f"{version}-{suffix}"
+    shutil.copytree(settings.releases_dir / version, settings.releases_dir / copy)
+    description = settings.releases_dir / copy / DESCRIPTION
+    description.write_text(description.read_text().replace(version, copy))
+    return copy
 
 
 def events(count: int, *, users: int, items: int, seed: int, start_ms: int) -> Iterator[Event]:
