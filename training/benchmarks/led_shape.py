@@ -22,9 +22,10 @@ from led import metrics
 from led.encoder import F64, I64
 from led.ranking import top_k
 from training.benchmarks.case import Case, data_file, peak_mb
-from training.benchmarks.comparison import Trial
+from training.benchmarks.comparison import Measures, Trial
+from training.benchmarks.gowalla import GOWALLA, lightgcn_split
 from training.benchmarks.ml1m import RATINGS, strong
-from training.evaluate import Row, Scorer, Task, Training, folding
+from training.evaluate import Row, Scorer, Task, Training, folding, split
 from training.finetune.settings import FinetuneSettings
 from training.interactions import Interactions
 from training.pmi import PmiSettings, pmi_embeddings
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 DIMS = (128,)
 K = 50  # of the recall that is compared
+USERS_AT_ONCE = 400
 STEPS_AT_MOST = 2000
 LOOKS = 20  # at the validation, in so many steps
 RATES = (0.01, 0.03)
@@ -64,6 +66,26 @@ def led_shape(dims: Sequence[int] | None, folder: Path) -> list[Case]:
     return [
         Case(name, partial(all_rows, shapes, trial, dim)) for dim in dims or DIMS for name, shapes in curves().items()
     ]
+
+
+def led_shape_gowalla(dims: Sequence[int] | None, folder: Path) -> list[Case]:
+    """Gowalla: fewer dimensions, and the one learning rate that MovieLens chose, since a step costs ten times more."""
+    trial = partial(gowalla_trial, data_file(folder, GOWALLA))
+    found = {name: tuple(replace(shape, rates=shape.rates[:1]) for shape in some) for name, some in curves().items()}
+    return [
+        Case(name, partial(all_rows, shapes, trial, dim)) for dim in dims or (64,) for name, shapes in found.items()
+    ]
+
+
+def gowalla_trial(path: Path) -> Trial:
+    """A fifth of what users have in the training part is held back to choose by; users are a sample."""
+    parts = lightgcn_split(path)
+    rng = np.random.default_rng(BASE.seed)
+    within = split(parts.train, rng, users_share=0.0, max_users=1500)
+    some = rng.permutation(parts.tasks["gowalla"].relevant.shape[0])[:5000]
+    test = Task(parts.tasks["gowalla"].folded_in[some], parts.tasks["gowalla"].relevant[some])
+    measures = Measures("ndcg@100", ("recall@50", "ndcg@100"))
+    return Trial(within.train, within.tasks["held-out events"], within.train, {"gowalla": test}, measures)
 
 
 def curves() -> dict[str, tuple[Shape, ...]]:
@@ -117,11 +139,15 @@ def rows(shapes: Sequence[Shape], on: Trial, dim: int, progress: Progress = sile
 
 def recalls(scorer: Scorer, task: Task, k: int) -> F64:
     """recall@k of each user, truncated, with what was folded in left out. (users,)"""
-    scores = scorer(task.folded_in)
-    scores[task.folded_in.nonzero()] = -np.inf
-    wanted: list[I64] = np.split(task.relevant.indices.astype(np.int64), task.relevant.indptr[1:-1])
-    counts = np.diff(task.relevant.indptr).astype(np.int64)
-    return metrics.recall(metrics.hits(top_k(scores, k), wanted), counts, k, truncated=True)
+    found = []
+    for start in range(0, task.folded_in.shape[0], USERS_AT_ONCE):
+        folded_in, relevant = (part[start : start + USERS_AT_ONCE] for part in (task.folded_in, task.relevant))
+        scores = scorer(folded_in)
+        scores[folded_in.nonzero()] = -np.inf
+        wanted: list[I64] = np.split(relevant.indices.astype(np.int64), relevant.indptr[1:-1])
+        counts = np.diff(relevant.indptr).astype(np.int64)
+        found.append(metrics.recall(metrics.hits(top_k(scores, k), wanted), counts, k, truncated=True))
+    return np.concatenate(found)
 
 
 def _best(shape: Shape, on: Trial, dim: int) -> tuple[float, Finetuned]:

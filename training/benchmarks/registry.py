@@ -10,6 +10,7 @@ from training.benchmarks.case import Benchmark, NoBenchmark, data_folder, in_its
 from training.benchmarks.cold_users import cold_users
 from training.benchmarks.globo import globo
 from training.benchmarks.gowalla import gowalla
+from training.benchmarks.led_shape import led_shape, led_shape_gowalla
 from training.benchmarks.ml1m import ml1m, ml1m_strong
 from training.benchmarks.ml20m import ml20m
 from training.evaluate import Row
@@ -18,6 +19,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cold-users": cold_users,
     "globo": globo,
     "gowalla": gowalla,
+    "led-shape": led_shape,
+    "led-shape-gowalla": led_shape_gowalla,
     "ml-1m": ml1m,
     "ml-1m-strong": ml1m_strong,
     "ml-20m": ml20m,
