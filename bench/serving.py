@@ -48,9 +48,9 @@ def main() -> None:
         settings = read_settings(
             {}, flags | {"port": free_port("127.0.0.1", 0), "workers": chosen.workers, "pin_workers": chosen.pin}
         )
-        release, users = _prepare(settings, chosen)
+        release, users = prepare(settings, chosen)
         recall, search_us = _index_alone(settings, release, users[:MEASURED_USERS])
-        uris = _uris(settings, users, chosen.seed, folder / "uris")
+        uris = request_uris(settings, users, chosen.seed, folder / "uris")
         with serving(settings) as pid:
             closed_loop(pid, uris, connections=chosen.connections, requests=5000)
             most = [_most(pid, uris, chosen) for _ in range(chosen.runs)]
@@ -122,7 +122,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _prepare(settings: Settings, chosen: argparse.Namespace) -> tuple[Release, list[str]]:
+def prepare(settings: Settings, chosen: argparse.Namespace) -> tuple[Release, list[str]]:
     """A release announced, and every user's record in the store."""
     now_ms = int(time.time() * 1000)
     log = parts.open_log(settings)
@@ -154,7 +154,7 @@ def _index_alone(settings: Settings, release: Release, users: list[str]) -> tupl
     return recall, (time.process_time() - started) / len(queries) * 1e6
 
 
-def _uris(settings: Settings, users: list[str], seed: int, path: Path) -> Path:
+def request_uris(settings: Settings, users: list[str], seed: int, path: Path) -> Path:
     """A file of request URIs of users in random order, for h2load to go through again and again."""
     asked = np.random.default_rng(seed).integers(len(users), size=20_000)
     address = f"http://{settings.host}:{settings.port}/v1/recommendations"

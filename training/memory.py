@@ -6,7 +6,7 @@ The figures are sums of what the stages hold at once, per event, cell, user and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from store.archive import BATCH_ROWS
 from training.sharded_svd import USERS_AT_ONCE
@@ -30,8 +30,7 @@ class TooLittleMemory(ValueError):
     """A training will not fit: says how much it takes, how much there is, and what can be set."""
 
 
-@dataclass(frozen=True)
-class Needed:
+class Needed(NamedTuple):
     """Bytes at most: with everything in memory, or from shards on disk."""
 
     in_memory: float
@@ -47,7 +46,7 @@ def needed(found: Survey, spectral: SpectralSettings) -> Needed:
     collecting = OF_EVENT * events + names
     decomposing = OF_CELL * events + names + BLOCKS * 4 * width * (users + items)
     in_memory = 2 * found.bytes + max(collecting, decomposing, publishing)
-    sorting = OF_BATCH * BATCH_ROWS + OF_SHARDED * EVENT.itemsize * events / shards_for(found.events)
+    sorting = OF_BATCH * min(BATCH_ROWS, events) + OF_SHARDED * EVENT.itemsize * events / shards_for(found.events)
     passing = (BLOCKS + 1) * 4 * width * items + 6 * 4 * width * min(USERS_AT_ONCE, users)
     from_disk = NAME * items + max(sorting, passing, publishing)
     return Needed(PROGRAM + in_memory, PROGRAM + from_disk)
