@@ -152,11 +152,25 @@ def judge(settings: Settings, log: Log) -> Judge:
 
 @contextmanager
 def judging(settings: Settings, log: Log, stop: threading.Event) -> Iterator[None]:
-    """A judge at work in a thread of its own, until stop is set or this is left."""
-    thread = threading.Thread(target=judge(settings, log).run, args=(stop,), name=NAME, daemon=True)
+    """A judge at work in a thread of its own, until stop is set or this is left. An error that ended it sets stop, and
+    is raised where this is left, so that the process does not end as if all were well.
+    """
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            judge(settings, log).run(stop)
+        except Exception as error:  # raised below
+            logger.exception("the judge ended")
+            errors.append(error)
+            stop.set()
+
+    thread = threading.Thread(target=work, name=NAME, daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+    for error in errors:
+        raise error

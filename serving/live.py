@@ -59,7 +59,7 @@ class Outcomes:
         self._process = f"{socket.gethostname()}:{os.getpid()}"
         self._lock = threading.Lock()
         self._counts: dict[str, Counter[str]] = {}
-        self._refused: tuple[str, str] | None = None
+        self._refused: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._flush_forever, name="outcomes", daemon=True)
 
@@ -113,12 +113,10 @@ class Outcomes:
             self._refused = None
             return
         trial = announcement.canary.trial
-        told = self._refused is not None and self._refused[0] == trial
         if refused is not None and refused.version == announcement.canary.version:
-            if self._refused != (trial, refused.reason):
-                tallies.refuse(trial, self._process, refused.reason)
-                self._refused = trial, refused.reason
-        elif told:
+            tallies.refuse(trial, self._process, refused.reason)  # each time: it lapses with who says so
+            self._refused = trial
+        elif self._refused == trial:
             tallies.refuse(trial, self._process, None)
             self._refused = None
 
@@ -128,4 +126,4 @@ class Outcomes:
         self.flush()
         if self._tallies is not None and self._refused is not None:  # who comes after this process speaks for itself
             with suppress(StoreUnavailable):
-                self._tallies.refuse(self._refused[0], self._process, None)
+                self._tallies.refuse(self._refused, self._process, None)

@@ -40,9 +40,9 @@ class InUse(Generic[R]):
 class CurrentRelease(Generic[R]):
     """Follows the announcements with one thread and loads with another, so that the newest announced is tried next.
 
-    A release that cannot be loaded is refused and the one before stays. It is tried again every retry_every_s while
-    it remains the announced one: its folder may arrive later than its announcement. A canary is loaded beside the
-    current release where with_canary asks for it; refused, it leaves the current one alone.
+    A release that cannot be loaded, be it by a mistake of ours, is refused and the one before stays. It is tried again
+    every retry_every_s while it remains the announced one: its folder may arrive later than its announcement. A canary
+    is loaded beside the current release where with_canary asks for it; refused, it leaves the current one alone.
 
     load: a version to what this process needs of it, checked and ready; raises one of CANNOT_LOAD.
     prepare: called, when there is nothing else to do, with the version to go back to if it was never loaded here, so
@@ -171,17 +171,22 @@ class CurrentRelease(Generic[R]):
             self._prepared.add(version)
             try:
                 self._prepare(version)
-            except CANNOT_LOAD as error:
-                logger.warning("there is no way back to release %s: %s", version, error)
+            except Exception as error:  # as in `_loaded`
+                logger.warning("there is no way back to release %s: %s", version, error, exc_info=_if_ours(error))
 
     def _loaded(self, version: str, refused: RefusedRelease | None) -> R | RefusedRelease:
         """refused: what was refused in this place before, so that a refusal is told once."""
         self._prepared.add(version)
         try:
             return self._load(version)
-        except CANNOT_LOAD as error:
+        except Exception as error:  # a mistake of ours too: without this thread no release would ever come again
             refusal = RefusedRelease(version, f"{type(error).__name__}: {error}")
             if refusal != refused:
-                logger.error("release %s refused: %s", version, error)  # noqa: TRY400  the reason says all
+                logger.error("release %s refused: %s", version, error, exc_info=_if_ours(error))  # noqa: TRY400
                 self._on_refusal(version)
             return refusal
+
+
+def _if_ours(error: Exception) -> Exception | None:
+    """The error if it is a mistake of ours, to be told with where it was made; of others the message says all."""
+    return None if isinstance(error, CANNOT_LOAD) else error

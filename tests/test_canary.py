@@ -178,6 +178,21 @@ def test_an_error_nobody_expected_ends_the_process_of_the_judge(
     assert stop.is_set()
 
 
+def test_what_ends_a_judge_beside_trainings_ends_their_process_too_and_not_as_if_all_were_well(
+    redis_address: str, redis_client: Client, namespace: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = {"log": redis_address, "store": redis_address, "namespace": namespace, "data_dir": tmp_path}
+    settings, stop = read_settings({}, flags), threading.Event()
+    log = parts.open_log(settings)
+    announce(log, "one", NOW_MS)
+    trial = announce_canary(log, "two", 0.5, int(time.time() * 1000), 600)
+    redis_client.set(f"{namespace}:trial:{trial.trial}", "no hash")
+    with pytest.raises(Exception, match="WRONGTYPE"), judging(settings, log, stop):
+        assert stop.wait(30), "it tells the others to end"
+    assert "the judge ended" in caplog.text
+    log.close()
+
+
 def test_what_somebody_decides_by_hand_while_the_judge_looks_stands(world: TrialWorld) -> None:
     world.begin(world.publish(two_tastes()))
     judge = world.judge(Rules(events=0))

@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Releases:
 
 @pytest.fixture
 def tallies(redis_client: Client, namespace: str) -> Tallies:
-    return Tallies(redis_client, namespace)
+    return Tallies(redis_client, namespace, refused_for_s=1.0)
 
 
 @pytest.fixture
@@ -156,6 +156,43 @@ def test_a_process_that_stops_takes_its_refusal_with_it(
     until(lambda: bool(tallies.read(trial.trial).refused))
     outcomes.stop()
     assert tallies.read(trial.trial).refused == {}
+
+
+def test_a_killed_process_takes_its_refusal_with_it_too_and_one_that_lives_keeps_it_up(
+    log: MemoryLog, process: Process, versions: tuple[str, str], tmp_path: Path, tallies: Tallies
+) -> None:
+    (tmp_path / versions[1] / "biases.npy").unlink()
+    outcomes = Outcomes(tallies, process.current)
+    trial = announce_canary(log, versions[1], 0.5, NOW_MS, 600)
+    until(lambda: process.current.canary_refused is not None)
+    for _ in range(6):
+        outcomes.flush()
+        assert len(tallies.read(trial.trial).refused) == 1
+        time.sleep(0.25)
+    until(lambda: not tallies.read(trial.trial).refused)
+
+
+def test_a_mistake_of_ours_refuses_a_release_like_any_other_and_is_tried_again(
+    log: MemoryLog, versions: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = versions
+    loaded: list[str] = []
+
+    def load(version: str) -> str:
+        loaded.append(version)
+        if version == two and loaded.count(two) < 3:
+            raise AttributeError("a mistake")
+        return version
+
+    current = CurrentRelease(log, load, retry_every_s=0.05)
+    current.start()
+    announce(log, two, NOW_MS)
+    until(lambda: current.refused == RefusedRelease(two, "AttributeError: a mistake"))
+    assert current.get() == one
+    until(lambda: current.get() == two)
+    current.stop()
+    assert (loaded, current.refused) == ([one, two, two, two], None)
+    assert caplog.text.count("Traceback") == 1, "in full, and once"
 
 
 def test_a_broken_canary_is_refused_and_told_and_the_current_release_serves_everybody(
