@@ -149,5 +149,5 @@ def _smaller_autoencoders(betas: Sequence[float]) -> list[MultAutoencoder]:
     """For some thousands of users: what is published for a hundred thousand learns their very rows."""
     from training.baselines.autoencoders import MultAutoencoder
 
-    smaller = MultAutoencoder(hidden=200, dim=64, batch=100, passes=60, rise=1200, rate=3e-3)
+    smaller = MultAutoencoder(hidden=200, dim=64, batch=100, passes=50, rise=1200, rate=3e-3)
     return [replace(smaller, beta=beta) for beta in betas]
