@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import count, islice
 
 from serving.batcher import Batcher
 from stream.events import Event, encode_event
@@ -13,6 +13,8 @@ from stream.log import Entry
 from stream.spool import Addressed
 from stream.topics import EVENTS
 
+OURS = os.urandom(8).hex()  # begins the ids that this process gives
+_numbers = count()
 Publisher = Batcher[Sequence[Addressed], Sequence[Outcome]]
 
 
@@ -37,5 +39,5 @@ def entry_of(event: Event, now_ms: int, topic: str = EVENTS) -> Addressed:
     An event without an id gets one here, so that whatever is sent twice behind this point counts once.
     """
     if event.event_id is None:
-        event = event._replace(event_id=os.urandom(8).hex())
+        event = event._replace(event_id=f"{OURS}-{next(_numbers)}")
     return Addressed(topic, Entry(event.user_id.encode(), encode_event(event), now_ms))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -30,8 +31,8 @@ from tests.eventually import until
 from tests.small_server import parts_of
 from tests.wire import in_the_servers_loop, serving
 
-BUILT = Path(__file__).parents[1] / "serving/collector/ledstream.js"
-CLIENT = Path(__file__).parents[1] / "clients/js"
+ROOT = Path(__file__).parents[1]
+BUILT, CLIENT, GUIDE = ROOT / "serving/collector/ledstream.js", ROOT / "clients/js", ROOT / "docs/tracking.md"
 KEY = "shop-key-1"
 SETTLED_MS = 900  # longer than the tracker gathers events
 
@@ -237,6 +238,27 @@ def test_a_slot_is_filled_and_what_is_seen_and_clicked_in_it_carries_the_answers
     (click,) = (event for event in world.events(items[1]) if event.context)
     assert click.context == {"answer": answer["answer_id"], "slot": "home", "place": "1"}
     assert [event.context for event in world.events(items[1], IMPRESSIONS)] == [click.context]
+
+
+def test_the_page_of_the_guide_works_as_it_stands(world: World, visitor: Any) -> None:
+    page, agreed = re.findall(r"```(?:html|js)\n(.*?)```", GUIDE.read_text(), re.DOTALL)[:2]
+    world.pages["/guide"] = page.replace("https://rec.example.org", world.server).replace("shop-key-2026", KEY)
+    tab = visitor.new_page()
+    tab.goto(f"{world.address}/guide")
+    tab.evaluate(agreed)
+    tab.wait_for_selector("[data-ledstream-recs] a:nth-of-type(4)")
+    tab.click("button")
+    until(lambda: any(event.value == 39.9 for event in world.events("hat-01")))
+    assert {event.kind for event in world.events("hat-01")} >= {"view", "sale"}
+
+
+def test_the_commands_of_the_guide_are_answered_as_it_says(world: World) -> None:
+    if shutil.which("curl") is None:
+        missing("no curl")
+    (commands,) = re.findall(r"```sh\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    commands = commands.replace("localhost:8080", world.server).replace("shop-key-2026", KEY)
+    done = subprocess.run(["bash", "-e"], input=commands, capture_output=True, text=True, check=True)
+    assert re.findall(r'"accepted":(\d+),"rejected":0,"failed":0', done.stdout) == ["1", "2", "2"]
 
 
 def test_the_tracker_is_under_four_kilobytes_as_it_is_served() -> None:
