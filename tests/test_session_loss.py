@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="training on sessions needs the extra `train`")
+pytest.importorskip("torch", reason="training on sessions needs the extra `train`")
 
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
-from training.sessions import loss  # noqa: E402
-from training.sessions.learner import Learner, Recipe  # noqa: E402
-from training.sessions.loss import Candidates, cosine_softmax, through_unit_rows, unit_rows  # noqa: E402
-from training.sessions.prefixes import Batch, Sessions  # noqa: E402
+from training.sessions import loss
+from training.sessions.learner import Learner, Recipe
+from training.sessions.loss import Candidates, cosine_softmax, through_unit_rows, unit_rows
+from training.sessions.prefixes import Batch, Sessions
 
 TAU = 0.2
 
@@ -58,7 +59,7 @@ def test_gradients_are_those_of_automatic_differentiation(
 
 
 def test_the_gradient_of_unit_rows_passes_the_check_by_differences() -> None:
-    class Unit(torch.autograd.Function):
+    class Unit(torch.autograd.function.Function):
         @staticmethod
         def forward(ctx, matrix):  # type: ignore[no-untyped-def]
             made, lengths = unit_rows(matrix)
@@ -125,5 +126,6 @@ def whole_model(table: Tensor, log_heads: Tensor, batch: Batch) -> Tensor:
 
 def test_shares_temperatures_and_dropout_outside_their_ranges_are_refused() -> None:
     for wrong in ({"share": 0.0}, {"share": 1.5}, {"dropout": 1.0}, {"tau": 0.001}):
-        with pytest.raises(ValueError, match=str(next(iter(wrong)))):
-            replace(Recipe(), **wrong)
+        settings: dict[str, Any] = dict(wrong)
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Recipe(**settings)

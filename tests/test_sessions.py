@@ -48,7 +48,7 @@ def grammar(users: int, seed: int, *, first_ms: int = 0) -> pa.Table:
 def hit_rates(model: Model, table: pa.Table, k: int) -> tuple[float, float]:
     """How often the last item of a session is among the model's best k, and among the most popular k."""
     row_of = {item_id: row for row, item_id in enumerate(model.item_ids)}
-    rows = np.array([row_of[item_id] for item_id in table["item_id"].to_pylist()]).reshape(-1, 6)
+    rows = np.array([row_of[str(item_id)] for item_id in table["item_id"].to_pylist()]).reshape(-1, 6)
     owners, zeros = np.repeat(np.arange(len(rows)), 5), np.zeros(5 * len(rows), np.int64)
     events = Events(owners, rows[:, :5].ravel(), zeros.astype(np.uint8), zeros)
     users = encode(Encoder({0: 1.0}, head_weights=model.head_weights), model.input_embeddings, len(rows), events)
@@ -112,7 +112,7 @@ def test_a_longer_pause_begins_another_session() -> None:
 
 def test_going_on_from_a_model_keeps_what_it_knew_and_learns_what_is_new(model: Model) -> None:
     tail = grammar(100, seed=4, first_ms=10**9)
-    renamed = [item_id.replace("i3", "n3") for item_id in tail["item_id"].to_pylist()]  # ten items are new
+    renamed = [str(item_id).replace("i3", "n3") for item_id in tail["item_id"].to_pylist()]  # ten items are new
     after = pa.concat_tables([grammar(300, seed=1), tail.set_column(1, "item_id", pa.array(renamed))])
     second = train_sessions(after, SMALL, before=model)
     told = second.about["sessions"]
