@@ -3,7 +3,7 @@
     python -m bench.recency --items 100000 --dim 64
 
 CPU time of `store.profiles.profiles` a user; medians over rounds in which all kinds of release take turns, so that
-ratios hold on a busy machine.
+ratios hold on a busy machine. One set of tables serves all of them: only their encoders differ.
 """
 
 from __future__ import annotations
@@ -62,11 +62,12 @@ def main() -> None:
     chosen = parser.parse_args()
     opening("recency", vars(chosen))
     with TemporaryDirectory() as folder:
-        made, there = model(chosen.items, chosen.dim, chosen.seed), releases(Path(folder))
+        there = releases(Path(folder))
+        version = there.publish(model(chosen.items, chosen.dim, chosen.seed), now_ms=NOW_MS)
         world = {}
-        for place, (name, (half_life_s, head_weights)) in enumerate(KINDS.items()):
-            one = replace(made, half_life_s=half_life_s, head_weights=head_weights)
-            release = there.load(there.publish(one, now_ms=NOW_MS + place))
+        for name, (half_life_s, head_weights) in KINDS.items():
+            release = there.load(version, with_index=False)
+            release.encoder = replace(release.encoder, half_life_s=half_life_s, head_weights=head_weights)
             world[name] = (release, stored(release, chosen.items, chosen.seed))
         print("| users a batch |" + "".join(f" {name} |" for name in KINDS) + "\n|" + " --- |" * (1 + len(KINDS)))
         figures: dict[str, list[float]] = {}

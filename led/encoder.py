@@ -157,7 +157,7 @@ class Newest:
     """Events that users' timelines end with, as many of each, oldest first. Arrays (users, events), events above 0.
 
     rows: as in Events, and -1 where a timeline has not as many. ages_ms: as seen from the reference time of the sums.
-    kinds and ages_ms are anything where rows are -1, and ages_ms is anywhere without a half-life.
+    Where rows are -1, the others are anything; ages_ms are so everywhere without a half-life.
     """
 
     rows: I64
