@@ -8,6 +8,7 @@ from pathlib import Path
 
 from training.benchmarks.case import Benchmark, NoBenchmark, data_folder, in_its_own_process
 from training.benchmarks.cold_users import cold_users
+from training.benchmarks.diginetica import diginetica_stream
 from training.benchmarks.globo import globo
 from training.benchmarks.gowalla import gowalla
 from training.benchmarks.led_shape import led_shape, led_shape_gowalla
@@ -17,6 +18,7 @@ from training.evaluate import Row
 
 BENCHMARKS: dict[str, Benchmark] = {
     "cold-users": cold_users,
+    "diginetica-stream": diginetica_stream,
     "globo": globo,
     "gowalla": gowalla,
     "led-shape": led_shape,

@@ -26,7 +26,7 @@ class Recipe:
     dim: int = 128
     tau: float = 0.07
     dropout: float = 0.2
-    share: float = 0.0625
+    share: float = 0.03
     heads: int = 3
     bfloat16: bool = True
 

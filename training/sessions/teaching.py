@@ -19,12 +19,12 @@ class Schedule:
     which falls by the same factor each step down to last_rate at the end. longest: items of a prefix that count.
     """
 
-    passes: int = 8
-    warm_passes: int = 3
-    replay: float = 1.0
-    batch: int = 256
-    rate: float = 0.002
-    last_rate: float = 0.0002
+    passes: int = 10
+    warm_passes: int = 6
+    replay: float = 0.25
+    batch: int = 512
+    rate: float = 0.004
+    last_rate: float = 0.0004
     longest: int = 20
 
 
