@@ -52,7 +52,7 @@ def test_the_same_interactions_and_settings_make_the_same_tables(parts: Split) -
 def test_loss_and_gradients_are_those_of_the_formula() -> None:
     rng = np.random.default_rng(2)
     matrix: Sparse = sp.csr_array((rng.random((40, 30)) < 0.3).astype(np.float32))
-    wide = Wide(_normal(rng, 30, 12), _normal(rng, 30, 12), (rng.random(30) + 0.5).astype(np.float32))
+    wide = Wide(_normal(rng, 30, 12), _normal(rng, 30, 12), _lengths(rng), _lengths(rng))
     lesson = drawn(matrix, NarrowSettings(dim=5, wide=12, users=20, targets=3), rng)
     others = rng.integers(0, 30, 7)
     tables = (_normal(rng, 12, 5), _normal(rng, 12, 5))
@@ -125,6 +125,10 @@ def _normal(rng: np.random.Generator, rows: int, columns: int) -> F32:
     return rng.standard_normal((rows, columns), dtype=np.float32)
 
 
+def _lengths(rng: np.random.Generator) -> F32:
+    return (rng.random(30) + 0.5).astype(np.float32)
+
+
 def _no_bias(tables: tuple[F32, F32]) -> F32:
     return np.zeros(len(tables[1]), np.float32)
 
@@ -137,7 +141,7 @@ def _loss(wide: Wide, tables: tuple[F64, F64], lesson: Lesson, others: np.ndarra
     loss = 0.0
     for user, row in zip(users, wanted, strict=True):
         lengths = np.maximum(np.linalg.norm(items, axis=1) * np.linalg.norm(user), 1e-8)
-        raised = np.exp(items @ user * wide.gains / lengths / temperature)
+        raised = np.exp(items @ user * wide.popular / lengths / temperature)
         for item in np.flatnonzero(row):
             loss -= np.log(raised[item] / (raised[item] + raised[others].sum())) / row.sum()
     return float(loss / np.count_nonzero(wanted.any(axis=1)))

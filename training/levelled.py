@@ -44,15 +44,15 @@ def levelled_embeddings(matrix: Sparse, settings: LevelledSettings, progress: Pr
     """
     spectrum = decompose(matrix, settings.spectral, progress)
     inputs = spectrum.embeddings(settings.spectral.p)[0]
-    outputs = spectrum.right * item_lengths(spectrum, settings)[:, None]
+    outputs = spectrum.right * item_lengths(spectrum, settings.level, settings.popular)[:, None]
     outputs /= np.sqrt(np.square(outputs).sum() / max(len(outputs), 1))
     users = averaged(matrix)
     own = np.einsum("ud,ud->", users @ inputs, users @ outputs, dtype=np.float64) / users.shape[0]
     return inputs / np.float32(own if own > 0 else 1.0), outputs
 
 
-def item_lengths(spectrum: Spectrum, settings: LevelledSettings) -> F32:
+def item_lengths(spectrum: Spectrum, level: float, popular: float) -> F32:
     """What multiplies each row of V on the way out, (items,)."""
     rows = np.linalg.norm(spectrum.right.astype(np.float64), axis=1)
-    lengths = raised(rows, -settings.level) * raised(spectrum.item_sums, settings.popular)
+    lengths = raised(rows, -level) * raised(spectrum.item_sums, popular)
     return lengths.astype(np.float32)

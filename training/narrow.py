@@ -4,7 +4,7 @@ Truncation to d directions keeps the d largest and is blind to the rest. Ranking
 nearer to the right items than to others, for which a few dimensions can hold many more than d groups of items. With the
 closed form of k > d directions (training/spectral.py, a = 1/2; V its right singular vectors, n_i an item's sum),
 
-    input embeddings D_i^-1/2 V P,    output embeddings of item i (n_i / mean n)^gain * unit(v_i Q),
+    input embeddings D_i^-1/2 V P,    output embedding of item i: unit(v_i Q) * n_i^popular * |v_i|^(1 - level),
 
 and the k x d matrices P and Q, nothing else, are learned: from truncation (the identity above zeros) with some of the
 other directions mixed in at random, by Adam on the cosine softmax over baskets. For a user's vector u, the average of
@@ -12,9 +12,10 @@ a part of the user's items, a target i from the rest and candidates N drawn for 
 
     loss = -log e^(cos(u, i) / t) / (e^(cos(u, i) / t) + sum over j in N of e^(cos(u, j) / t)),
 
-where cos is the cosine times the item's gain. Length is left out of training and popularity comes back as the fixed
-gain; without it the table ranks rare items too high. What is stored are two tables of (items, d): the wide ones, P and
-Q are not needed any more, and users unknown to training are encoded like the others.
+where cos is the cosine times n_i^popular (divided by its root mean square): without it the table ranks rare items too
+high. |v_i|, small where the leading directions tell little about the item, counts once all is learned; learned with it,
+it gained nothing. What is stored are two tables of (items, d): the wide ones, P and Q are not needed any more, and
+users unknown to training are encoded like the others.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import scipy.sparse as sp
 
 from led.encoder import F32, I64
 from training.progress import Progress, silent
-from training.spectral import SpectralSettings, averaged, decompose
+from training.spectral import SpectralSettings, averaged, decompose, raised
 from training.svd import Sparse
 
 ROWS_AT_ONCE = 256  # of scores with all candidates: what is exponentiated stays in the cache
@@ -36,7 +37,7 @@ TINY = 1e-8
 
 @dataclass(frozen=True)
 class NarrowSettings:
-    """dim, wide: d and k. gain: exponent of popularity. temperature: t. mixed_in: size of the random start beside 1.
+    """dim, wide: d and k. level, popular: of output rows. temperature: t. mixed_in: size of the random start beside 1.
 
     masked: share of a user's items that is taken from the input and made target; 0 leaves all in and aims at all.
     targets: of a user in one step, at most. users, candidates: drawn for a step. The rate rises over the first
@@ -45,7 +46,8 @@ class NarrowSettings:
 
     dim: int = 128
     wide: int = 512
-    gain: float = 0.25
+    level: float = 0.7
+    popular: float = 0.25
     temperature: float = 0.12
     mixed_in: float = 0.3
     masked: float = 0.5
@@ -61,6 +63,8 @@ class NarrowSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.dim <= self.wide:
             raise ValueError(f"dim = {self.dim}, wide = {self.wide}: 1 <= dim <= wide is needed")
+        if not 0 <= self.level <= 1:
+            raise ValueError(f"level = {self.level}: must be from 0 to 1")
         if not 0 <= self.masked < 1:
             raise ValueError(f"masked = {self.masked}: must be at least 0 and below 1")
         for name in ("temperature", "users", "targets", "candidates", "steps", "learning_rate"):
@@ -69,11 +73,12 @@ class NarrowSettings:
 
 
 class Wide(NamedTuple):
-    """What is projected. inputs, outputs: (items, k). gains: (items,)."""
+    """What is projected. inputs, outputs: (items, k). popular, known: (items,), n^popular and |v|^(1 - level)."""
 
     inputs: F32
     outputs: F32
-    gains: F32
+    popular: F32
+    known: F32
 
 
 class Lesson(NamedTuple):
@@ -113,7 +118,7 @@ def narrow_embeddings(matrix: Sparse, settings: NarrowSettings, progress: Progre
         into.step(slopes[0], rate)
         out.step(slopes[1], rate)
     progress("narrow tables", settings.steps, settings.steps)
-    return wide.inputs @ into.value, unit(wide.outputs @ out.value)[0] * wide.gains[:, None]
+    return wide.inputs @ into.value, unit(wide.outputs @ out.value)[0] * (wide.popular * wide.known)[:, None]
 
 
 def widened(matrix: Sparse, settings: NarrowSettings, progress: Progress = silent) -> Wide:
@@ -126,12 +131,13 @@ def widened(matrix: Sparse, settings: NarrowSettings, progress: Progress = silen
         seed=settings.seed,
     )
     spectrum = decompose(matrix, spectral, progress)
-    sums = spectrum.item_sums
-    outputs = spectrum.right * np.float32(np.sqrt(len(sums)))
-    inputs = spectrum.right * (np.maximum(sums, 1.0) ** -0.5).astype(np.float32)[:, None]
+    outputs = spectrum.right * np.float32(np.sqrt(len(spectrum.right)))
+    inputs = spectrum.right * raised(spectrum.item_sums, -0.5).astype(np.float32)[:, None]
     inputs /= np.sqrt(np.square(averaged(matrix) @ inputs).mean())
-    gains = ((sums + 1.0) / (sums + 1.0).mean()) ** settings.gain
-    return Wide(inputs, outputs, gains.astype(np.float32))
+    popular = raised(spectrum.item_sums, settings.popular)
+    popular /= np.sqrt(np.square(popular).mean())
+    known = np.linalg.norm(spectrum.right, axis=1) ** (1 - settings.level)
+    return Wide(inputs, outputs, popular.astype(np.float32), known.astype(np.float32))
 
 
 def drawn(matrix: Sparse, settings: NarrowSettings, rng: np.random.Generator) -> Lesson:
@@ -158,9 +164,11 @@ def descent(wide: Wide, tables: tuple[F32, F32], lesson: Lesson, others: I64, te
     users, user_lengths = unit(shown @ into)
     features = wide.outputs[rows]
     items, item_lengths = unit(features @ out)
-    gains = wide.gains[rows][:, None]
-    found = contrast(users, items[:cells] * gains[:cells], items[cells:] * gains[cells:], lesson.wanted, temperature)
-    by_items = np.concatenate([found.targets, found.candidates]) * gains
+    lengths = wide.popular[rows][:, None]
+    found = contrast(
+        users, items[:cells] * lengths[:cells], items[cells:] * lengths[cells:], lesson.wanted, temperature
+    )
+    by_items = np.concatenate([found.targets, found.candidates]) * lengths
     by_out: F32 = features.T @ _through_unit(by_items, items, item_lengths)
     by_into: F32 = shown.T @ _through_unit(found.users, users, user_lengths)
     return by_into, by_out

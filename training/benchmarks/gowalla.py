@@ -52,7 +52,7 @@ def closed_form(dim: int, path: Path, progress: Progress = silent) -> list[Row]:
 def narrow(dim: int, path: Path, progress: Progress = silent) -> list[Row]:
     """What a few dimensions can hold of the closed form; as wide as the settings say, or as dim where that is more."""
     settings = NarrowSettings(dim=dim, wide=max(dim, NarrowSettings().wide))
-    chosen = {name: getattr(settings, name) for name in ("wide", "gain", "temperature", "masked", "steps")}
+    chosen = {name: getattr(settings, name) for name in ("wide", "level", "popular", "temperature", "masked", "steps")}
     return _rows("led, narrow", path, chosen, partial(narrow_embeddings, settings=settings, progress=progress))
 
 
