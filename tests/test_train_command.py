@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -67,6 +68,25 @@ def test_nothing_to_learn_from_leaves_the_current_release(settings: Settings, lo
     with pytest.raises(TooFewEvents, match="0 users and 0 items"):
         trained(settings, log)
     assert current_version(log) is None
+
+
+def test_a_file_says_how_a_release_is_trained_and_the_release_tells(
+    settings: Settings, log: Log, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    append(log, [Event(event.user_id, event.item_id, kind, NOW) for event in views(6) for kind in ("view", "sale")])
+    file = tmp_path / "train.toml"
+    file.write_text(
+        '[pretraining]\nmethod = "pmi"\nkinds = ["view"]\nmin_count = 1\ndim = 3\n'
+        '[finetuning]\nloss = "multinomial"\npositives = ["sale"]\nlearn_kinds = true\nepochs = 2\nlr = 0.05\n'
+    )
+    release = trained(settings.model_copy(update={"config": str(file)}), log)
+    assert release.version == current_version(log)
+    assert release.dim == 3
+    assert release.info.kind_weights["view"] == 1.0 != release.info.kind_weights["sale"]
+    story = json.loads((settings.releases_dir / release.version / "training.json").read_text())
+    assert [epoch["number"] for epoch in story["epochs"]] == [1, 2]
+    assert (settings.releases_dir / release.version / "learning-curves.png").stat().st_size > 1000
 
 
 def views(items: int) -> list[Event]:
