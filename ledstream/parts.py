@@ -5,6 +5,7 @@ What takes long to import is imported by who asks for it: a rollback should wait
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,7 +20,7 @@ from stream.backends import MissingClient
 from stream.backends import open_log as open_backend
 from stream.decoding import Decoder
 from stream.events import Border, item_key
-from stream.log import Log, partition_of, partitions_of
+from stream.log import Log, LogUnavailable, partition_of, partitions_of
 from stream.spool import Spool, SpoolUnusable
 from stream.topics import EVENTS, topics
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from store.archive import Archive
     from store.releases import Releases
 
+logger = logging.getLogger(__name__)
 SERVING_TIMEOUT_S = 0.25
 FEW = 50  # users, for whom the hash is quicker one by one
 
@@ -44,8 +46,11 @@ def log_address(settings: Settings) -> str:
     return settings.log or embedded_address(settings.data_dir)
 
 
-def open_log(settings: Settings) -> Log:
-    """The log, with every topic there. Raises LogUnavailable; SettingsError for an address nobody understands."""
+def open_log(settings: Settings, *, meanwhile: Spool | None = None) -> Log:
+    """The log, with every topic there. Raises LogUnavailable; SettingsError for an address nobody understands.
+
+    meanwhile: where events can be kept; a log that is away is no reason not to start then.
+    """
     _check_embedded_runs(settings)
     address = log_address(settings)
     if address.startswith("kafka://") and "?" not in address:
@@ -56,8 +61,13 @@ def open_log(settings: Settings) -> Log:
         raise SettingsError(f"LEDSTREAM_KAFKA_CLIENT = {settings.kafka_client!r}: {error}") from None
     except ValueError as error:
         raise SettingsError(f"LEDSTREAM_LOG: {error}") from None
-    for topic, partitions in topics(settings.partitions).items():
-        log.create_topic(topic, partitions)
+    try:
+        for topic, partitions in topics(settings.partitions).items():
+            log.create_topic(topic, partitions)
+    except LogUnavailable as error:
+        if meanwhile is None:
+            raise
+        logger.warning("the log is away, events are kept in %s until it is back: %s", meanwhile.folder, error)
     return log
 
 

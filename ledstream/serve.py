@@ -35,8 +35,8 @@ _held: list[TextIO] = []  # locks that last as long as this process
 def run(settings: Settings) -> None:
     """Serve until told to stop. Worker processes read the same settings from the environment."""
     door(settings)
-    parts.spool(settings)
-    parts.open_log(settings).close()  # a bad address ends here, with one line, and not in every worker
+    # A bad address ends here, with one line, and not in every worker.
+    parts.open_log(settings, meanwhile=parts.spool(settings)).close()
     os.environ.update(settings.as_environ())
     stop_with_supervisor(settings, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with only_on(settings.host, settings.port), meeting_at(workers_folder(settings)):
@@ -89,16 +89,16 @@ def make_app() -> Collector:
     settings = read_settings(os.environ)
     if settings.pin_workers and (core := keep_to_a_core()):
         _held.append(core)
-    store = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S)
+    store, spool = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S), parts.spool(settings)
     return create_app(
         Parts(
-            log=parts.open_log(settings),
+            log=parts.open_log(settings, meanwhile=spool),
             states=parts.user_states(settings, store),
             releases=parts.releases(settings),
             border=parts.border(settings),
             heartbeats=Heartbeats(store, settings.namespace),
             tallies=Tallies(store, settings.namespace),
-            spool=parts.spool(settings),
+            spool=spool,
             workers=workers_folder(settings),
         ),
         Limits(events_per_s=settings.events_per_s / settings.workers),

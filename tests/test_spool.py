@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from ledstream import parts as wiring
 from ledstream.settings import SettingsError, read_settings
 from serving.app import create_app
 from store.connection import Client
+from store.embedded import EmbeddedStore
 from stream.events import Event, decode_event, encode_event
 from stream.kept import SPOOLED, KeptLog
 from stream.log import Entry, LogUnavailable, Position
@@ -27,7 +29,7 @@ from stream.topics import EVENTS, topics
 from tests.conftest import missing
 from tests.eventually import until
 from tests.running import running
-from tests.servers import ServerMissing, kafka_libs
+from tests.servers import ServerMissing, free_ports, kafka_libs
 from tests.small_disk import disk
 from tests.small_server import parts_of
 
@@ -175,6 +177,30 @@ def test_without_a_place_to_keep_events_a_server_does_not_start(tmp_path: Path) 
     with pytest.raises(SettingsError, match=r"no event could be kept.*LEDSTREAM_SPOOL_DIR"):
         wiring.spool(settings)
     assert wiring.spool(read_settings({}, {"spool_mb": 0})) is None
+
+
+def test_a_server_that_starts_while_the_log_is_away_keeps_events_and_without_a_spool_it_does_not_start(
+    tmp_path: Path,
+) -> None:
+    nobody, port = free_ports(2)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LEDSTREAM_")}
+    environ = kept | {"LEDSTREAM_LOG": f"redis://127.0.0.1:{nobody}", "LEDSTREAM_DATA_DIR": str(tmp_path)}
+    environ["LEDSTREAM_PORT"] = str(port)
+    command, base = [sys.executable, "-m", "ledstream", "serve"], f"http://127.0.0.1:{port}"
+    with EmbeddedStore(tmp_path):
+        refused = subprocess.run(
+            command, env=environ | {"LEDSTREAM_SPOOL_MB": "0"}, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+        with subprocess.Popen(command, env=environ, cwd=ROOT) as server:
+            try:
+                until(lambda: httpx.get(f"{base}/healthz").status_code == 200)
+                event = {"user_id": "ana", "item_id": "hat", "kind": "view"}
+                assert httpx.post(f"{base}/v1/events", json=event, timeout=20).status_code == 202
+            finally:
+                server.terminate()
+        (found,) = taken(Spool(tmp_path / "spool", LARGE))
+        assert decode_event(found.entry.value).item_id == "hat"
 
 
 def test_once_anything_is_on_the_disk_everything_goes_behind_it_until_it_is_drained(tmp_path: Path) -> None:
