@@ -31,7 +31,7 @@ SERVER = (
 CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
 TRAINING = (
     *("kinds", "half_life_s", "head_weights", "train_days", "train_half_life_s"),
-    *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune", "config", "max_release_lag_s"),
+    *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune", "max_release_lag_s"),
 )
 LIMITS = ("train_nice", "train_threads", "train_memory_mb")
 TRIAL = ("canary_share", "canary_s")
@@ -280,7 +280,7 @@ COMMANDS = (
         "up",
         "run the whole system on this machine",
         _up,
-        (*WHERE, *SERVER, *TRAINING, *LIMITS, *TRIAL, "archive_flush_s", "retrain_every"),
+        (*WHERE, *SERVER, *TRAINING, *LIMITS, *TRIAL, "config", "archive_flush_s", "retrain_every"),
     ),
     Command("serve", "run the HTTP server", _serve, (*WHERE, *SERVER)),
     Command("consume", "run one consumer", _consume, (*WHERE, *CONSUMER), _consume_arguments),
@@ -288,7 +288,7 @@ COMMANDS = (
         "train",
         "train a release on the archive and make it current",
         _train,
-        (*WHERE, *TRAINING, *LIMITS, *TRIAL, "retrain_every"),
+        (*WHERE, *TRAINING, *LIMITS, *TRIAL, "config", "retrain_every"),
         _train_arguments,
     ),
     Command(

@@ -61,8 +61,8 @@ def finetune(
     checkpoint: written after every epoch, removed at the end. Where it is there already the run goes on from it and
     ends as it would have without interruption, bit for bit. Raises Diverged, or OtherRun for another run's checkpoint.
     """
-    run = Run(timelines, validation, start, settings)
     with _threads(settings.threads):
+        run = Run(timelines, validation, start, settings)
         if checkpoint is not None and checkpoint.exists():
             run.resume(Checkpoint.read(checkpoint, run.fingerprint))
         while not run.is_over:
@@ -108,8 +108,8 @@ class Run:
     def next_epoch(self) -> None:
         """One pass over the users and, when it is time, a look at the validation."""
         began, number = self._clock(), self.epochs_done + 1
-        losses = [self._step(batch) for batch in self._batches(number)]
-        loss = float(np.mean(losses)) if losses else 0.0
+        of_batches = [self._step(batch) for batch in self._batches(number)]
+        loss = float(np.mean(of_batches)) if of_batches else 0.0
         if not np.isfinite(loss):
             raise Diverged(f"the loss is {loss} in epoch {number}: a lower lr than {self._settings.lr} may help")
         found = None
