@@ -36,7 +36,6 @@ TRAINING = (
 LIMITS = ("train_nice", "train_threads", "train_memory_mb")
 TRIAL = ("canary_share", "canary_s")
 
-
 # Errors that are told in one line, by name: to import them all takes seconds, and somebody may wait for a rollback.
 EXPECTED = frozenset(
     {
@@ -51,6 +50,9 @@ EXPECTED = frozenset(
         "stream.log.UnknownTopic",
         "stream.replay.ReplayError",
         "training.benchmarks.case.NoBenchmark",
+        "training.finetune.run.Diverged",
+        "training.memory.TooLittleMemory",
+        "training.pmi.TooLarge",
         "training.train.TooFewEvents",
     }
 )
