@@ -129,7 +129,7 @@ def _release(settings: Settings, log: Log) -> Finding:
 
 
 def _server(settings: Settings) -> Iterator[Finding]:
-    address = f"http://{settings.host}:{settings.port}/readyz"
+    address = f"{settings.url(settings.port)}/readyz"
     try:
         with urllib.request.urlopen(address, timeout=3) as answer:
             yield Finding(f"server {address}: {answer.read().decode()}", True)
@@ -141,7 +141,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
 
 def _consumer(settings: Settings) -> Iterator[Finding]:
     """A consumer's own health: its loop went round lately. Needs LEDSTREAM_METRICS_PORT."""
-    address = f"http://{settings.host}:{settings.metrics_port}/metrics"
+    address = f"{settings.url(settings.metrics_port)}/metrics"
     try:
         with urllib.request.urlopen(address, timeout=3) as answer:
             lines = answer.read().decode().splitlines()

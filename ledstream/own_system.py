@@ -28,7 +28,7 @@ class OwnSystem:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.address = f"http://{settings.host}:{settings.port}"
+        self.address = settings.url(settings.port)
         self.log = settings.data_dir / "up.log"
         self._process: Process | None = None
         self._trainings = 0

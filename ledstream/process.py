@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from ledstream.settings import Settings, SettingsError
+from serving.addresses import tcp_socket
 
 
 def log_to_stderr() -> None:
@@ -61,9 +62,10 @@ def collect_rarely(objects: int = 100_000) -> None:
 
 def check_free(host: str, port: int) -> None:
     """Raises SettingsError where somebody listens on the port, or the host is not this machine's."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SettingsError(f"LEDSTREAM_PORT = {port}: not free on {host}: {error.strerror}") from None
+    try:
+        probe, address = tcp_socket(host, port)
+        with probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise SettingsError(f"LEDSTREAM_PORT = {port}: not free on {host}: {error.strerror}") from None

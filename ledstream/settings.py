@@ -42,7 +42,7 @@ class Settings(BaseModel):
     )
     replication: int = Field(1, ge=1, le=9, description="replicas of a Kafka topic, when it is created")
 
-    host: str = Field("127.0.0.1", description="address the server listens on")
+    host: str = Field("127.0.0.1", description="address the server listens on; ::1 and :: (IPv4 too) as well")
     port: int = Field(8080, ge=1, le=65535, description="port the server listens on")
     workers: int = Field(1, ge=1, le=256, description="server processes")
     pin_workers: bool = Field(False, description="each server process keeps to a core: on machines with nothing else")
@@ -150,6 +150,10 @@ class Settings(BaseModel):
     @classmethod
     def _read_spool_dir(cls, value: object) -> object:
         return None if value in ("", "None") else value
+
+    def url(self, port: int) -> str:
+        """Of what listens there on `host`."""
+        return f"http://[{self.host}]:{port}" if ":" in self.host else f"http://{self.host}:{port}"
 
     @property
     def archive_dir(self) -> Path:

@@ -45,7 +45,7 @@ def simulate(settings: Settings, rate: float, for_s: float | None, seed: int) ->
 
 async def _send(settings: Settings, events: Iterable[Event], *, paced: bool) -> int:
     run = f"run-{os.getpid()}-{_now_ms():x}"
-    address = f"http://{settings.host}:{settings.port}"
+    address = settings.url(settings.port)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -10,6 +10,7 @@ from uvicorn import Config, Server
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from serving.addresses import tcp_socket
 from serving.protocol import ShortWay
 
 BACKLOG = 2048
@@ -33,10 +34,10 @@ class OwnSocket:
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket bound there, beside those of other processes of ours."""
-    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    found, address = tcp_socket(host, port)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    found.bind((host, port))
+    found.bind(address)
     return found
 
 

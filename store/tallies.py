@@ -71,7 +71,9 @@ class Tallies:
     def read(self, trial: str) -> Tally:
         """What is stored; nothing counted where nothing is."""
         with unavailable_is_ours(), self._client.pipeline(transaction=False) as pipeline:
-            found, clock = pipeline.hgetall(self._key(trial)).time().execute()
+            pipeline.hgetall(self._key(trial))
+            pipeline.time()
+            found, clock = pipeline.execute()
         refused = {}
         for name, told in found.items():
             if name.startswith(REFUSED.encode()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,69 @@ def test_a_killed_server_leaves_no_worker_behind_and_its_port_free(tmp_path: Pat
                 server.send_signal(signal.SIGKILL)
         until(lambda: _is_free(port), 20)
         assert not _answers(port)
+
+
+def without_ipv6() -> str:
+    """Why this machine cannot listen on IPv6; nothing where it can."""
+    try:
+        with socket.socket(socket.AF_INET6) as one:
+            one.bind(("::1", 0))
+    except OSError as error:
+        return f"no IPv6 here: {error}"
+    return ""
+
+
+@pytest.mark.skipif(bool(without_ipv6()), reason=without_ipv6())
+@pytest.mark.parametrize(
+    ("host", "workers", "reached", "not_reached"),
+    [("::1", 2, ["[::1]"], ["127.0.0.1"]), ("::", 1, ["[::1]", "127.0.0.1"], []), ("localhost", 1, ["127.0.0.1"], [])],
+)
+def test_a_server_listens_on_either_version_of_ip(
+    host: str, workers: int, reached: list[str], not_reached: list[str]
+) -> None:
+    (port,) = free_ports(1)
+    at = f"{host!r}, {port}, workers={workers}"
+    program = f"from serving.server import serve; serve('tests.test_serve:says_nothing', {at})"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as server:
+        try:
+            for address in reached:
+                until(lambda address=address: _status(f"http://{address}:{port}/") == 204, 60)  # type: ignore[misc]
+            assert [_status(f"http://{address}:{port}/") for address in not_reached] == [0] * len(not_reached)
+            with pytest.raises(SettingsError, match=f"LEDSTREAM_PORT = {port}: not free on {host}: "):
+                check_free(host, port)
+        finally:
+            server.terminate()
+    until(lambda: _is_free(port), 20)
+    check_free(host, port)
+
+
+def test_a_host_that_is_not_there_is_named() -> None:
+    for host in ("no-such-host.invalid", "192.0.2.1"):
+        with pytest.raises(SettingsError, match=f"LEDSTREAM_PORT = 8080: not free on {host}: "):
+            check_free(host, 8080)
+
+
+def says_nothing() -> Callable[..., Any]:
+    """An application that answers everybody with 204."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+def _status(url: str) -> int:
+    """0 where nobody answers."""
+    try:
+        return httpx.get(url).status_code
+    except httpx.TransportError:
+        return 0
 
 
 def cannot_start() -> Callable[..., Any]:
