@@ -16,13 +16,13 @@ from training.streamed import shards_for
 from training.survey import Survey
 
 MIB = 2.0**20
-PROGRAM = 190 * MIB  # Python and the libraries, before any data
+PROGRAM = 205 * MIB  # Python and the libraries, before any data
 NAME = 120.0  # an id as a Python string, and its place in a list or a dictionary
-OF_EVENT = 100.0  # codes, weights, orders and pairs of an event, while cells are made of events
-OF_CELL = 48.0  # the matrix, its times, and the matrix normalised and transposed
+OF_EVENT = 115.0  # codes, weights, orders and pairs of an event, while cells are made of events
+OF_CELL = 90.0  # the matrix, its times, and the matrix normalised and transposed
 BLOCKS = 4  # tables as long as users or items and as wide as the basis, held at once by an orthogonalisation
 TABLES = 8  # tables of embeddings held while an index is built: inputs, outputs, sorted, with biases, three indexes
-OF_BATCH = 400.0  # an event of a batch read from disk, with the row group that it comes from
+OF_BATCH = 350.0  # an event of a batch read from disk, with the row group that it comes from
 OF_SHARDED = 5.0  # times the size of a shard, while cells are made of it
 
 
