@@ -38,6 +38,7 @@ def profiles(records: Sequence[bytes], release: Release | None) -> Profiles:
     timelines, so that no vector ever meets another release's items.
     """
     dim, key = (release.dim, release.key) if release else (0, 0)
+    has_heads = release is not None and bool(release.encoder.head_weights)
     queries = np.zeros((len(records), dim + 1), np.float32)
     factors = np.zeros(len(records), np.float32)
     own: list[tuple[int, Head]] = []
@@ -57,10 +58,11 @@ def profiles(records: Sequence[bytes], release: Release | None) -> Profiles:
             foreign.append(place)
         elif head.weight > 0:
             queries[place, :dim] = np.frombuffer(data, "<i2", dim, HEAD.itemsize)
-            own.append((place, head))
-    factors[[place for place, _ in own]] = [head.scale / head.weight for _, head in own]
+            factors[place] = head.scale / head.weight
+            if has_heads:
+                own.append((place, head))
     queries *= factors[:, None]
-    if own and release is not None and release.encoder.head_weights:
+    if own and release is not None:
         _weigh_heads(queries[:, :dim], records, own, release)
     if release is not None and foreign:
         queries[foreign, :dim] = Stored.of([records[place] for place in foreign]).encoded(release)
