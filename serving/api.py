@@ -21,13 +21,13 @@ from serving.answering import Answering
 from serving.bodies import Disconnected
 from serving.collector.described import add_collector
 from serving.collector.post import read_json
-from serving.hot import EVENTS, RECOMMENDATIONS, Hot, Reply, accepted_form, together
+from serving.hot import EVENTS, RECOMMENDATIONS, REFUSED_AFTER_S, Hot, Reply, accepted_form, together
 from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.publisher import Publisher, entry_of
 from serving.questions import Question, from_timeline, from_users, read_query, record_of
 from serving.readiness import Readiness
-from serving.refusals import Refused
+from serving.refusals import Overloaded, Refused
 from serving.schemas import DEFAULT_K, MAX_K
 from serving.served import Served
 from store.connection import StoreUnavailable
@@ -211,14 +211,16 @@ def _add_operations(app: FastAPI, routes: Routes, readiness: Readiness) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
-    def answer(kind: type[Exception], refused: Callable[[Any], Refused]) -> None:
+    def answer(kind: type[Exception], refused: Callable[[Any], Refused], after_s: float = 0) -> None:
         async def handler(_: Request, error: Exception) -> Response:
+            await asyncio.sleep(after_s)
             refusal = refused(error)
             return _response(Reply(refusal.status, refusal.to_json()))
 
         app.add_exception_handler(kind, handler)
 
     answer(Refused, lambda error: error)
+    answer(Overloaded, lambda error: error, REFUSED_AFTER_S)  # as of a question for one user
     answer(Disconnected, lambda _: Refused("body", None, "it did not come to its end"))  # told to nobody
     answer(RequestValidationError, lambda error: schemas.refusal_of(error.errors()[0]))
     answer(HTTPException, lambda error: Refused("path", None, str(error.detail), status=error.status_code))
