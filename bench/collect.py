@@ -53,9 +53,10 @@ def main() -> None:
     chosen = _arguments()
     need("h2load", "oha")
     opening("bench.collect", vars(chosen))
-    figures: dict[str, object] = {"workers": chosen.workers, "log": chosen.log}
+    figures: dict[str, object] = {"workers": chosen.workers, "log": chosen.log, "client": chosen.client}
     with servers(kafka=chosen.log == "kafka") as (log_address, store_address, folder):
         flags = {"log": log_address, "store": store_address, "data_dir": folder, "workers": chosen.workers}
+        flags["kafka_client"] = chosen.client
         settings = read_settings({}, flags | {"port": free_port("127.0.0.1", 0), "partitions": 4})
         log = parts.open_log(settings)
         with serving(settings) as pid:
@@ -78,8 +79,9 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", choices=("kafka", "redis"), default="kafka")
+    parser.add_argument("--client", choices=("kafka-python", "confluent"), default="kafka-python")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--connections", type=int, default=32, help="of each kind of run")
+    parser.add_argument("--connections", type=int, default=128, help="of each kind of run")
     parser.add_argument("--posts", type=int, default=3000, help="of 100 events, in each run")
     parser.add_argument("--singles", type=int, default=60_000, help="posts of one event, in each run")
     parser.add_argument("--runs", type=int, default=3, help="the median is reported")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -22,6 +23,8 @@ class Batcher(Generic[Q, A]):
 
     work: answers in the order of its questions; what it raises, all of that batch's askers get, and nobody else.
     max_batch, max_waiting: in the sizes that `ask` is given. A batch is closed once it reaches max_batch.
+    gather_s: after a batch of several askers, wait so long for more to come before the next is closed; a single asker
+    finds a worker that starts at once.
     """
 
     def __init__(
@@ -31,10 +34,11 @@ class Batcher(Generic[Q, A]):
         *,
         max_batch: int = 256,
         max_waiting: int = 4096,
+        gather_s: float = 0,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._name, self._work, self._on_batch = name, work, on_batch
-        self._max_batch, self._max_waiting = max_batch, max_waiting
+        self._max_batch, self._max_waiting, self._gather_s = max_batch, max_waiting, gather_s
         self._queue: SimpleQueue[tuple[Q, asyncio.Future[A], int] | None] = SimpleQueue()
         self._waiting = 0  # asked and not yet answered; touched by the loop alone
         self._stopping = False
@@ -68,18 +72,20 @@ class Batcher(Generic[Q, A]):
         return future
 
     def _run(self) -> None:
-        ends = False
+        ends, askers = False, 1
         while not ends:
             batch: list[tuple[Q, asyncio.Future[A], int]] = []
             size = 0
             following = self._queue.get()
+            if askers > 1 and self._gather_s:
+                time.sleep(self._gather_s)
             while following is not None:
                 batch.append(following)
                 size += following[2]
                 if size >= self._max_batch or self._queue.empty():
                     break
                 following = self._queue.get()
-            ends = following is None
+            ends, askers = following is None, len(batch)
             if batch:
                 self._answer(batch, size)
 

@@ -13,6 +13,7 @@ from stream.log import Entry
 from stream.spool import Addressed
 from stream.topics import EVENTS
 
+GATHER_S = 0.002  # where posts come together anyway: an append costs as much as ten entries in it
 OURS = os.urandom(8).hex()  # begins the ids that this process gives
 _numbers = count()
 Publisher = Batcher[Sequence[Addressed], Sequence[Outcome]]
@@ -20,7 +21,7 @@ Publisher = Batcher[Sequence[Addressed], Sequence[Outcome]]
 
 def publisher(log: KeptLog, *, max_batch: int = 2000, max_waiting: int = 20_000) -> Publisher:
     """Ask it with a post's entries and their number; it answers with the outcome of each."""
-    return Batcher("events", appending(log), max_batch=max_batch, max_waiting=max_waiting)
+    return Batcher("events", appending(log), max_batch=max_batch, max_waiting=max_waiting, gather_s=GATHER_S)
 
 
 def appending(log: KeptLog) -> Callable[[Sequence[Sequence[Addressed]]], list[Sequence[Outcome]]]:
