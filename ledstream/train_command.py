@@ -22,7 +22,7 @@ from ledstream.process import stop_with_supervisor
 from ledstream.settings import Settings
 from ledstream.train_config import configured
 from store.archive import Archive, ArchiveRow, archive_batches
-from store.releases import BadRelease, Model, Releases, UnknownRelease
+from store.releases import BadRelease, Model, Release, Releases, UnknownRelease
 from stream.announcements import Announcement, read_announcement
 from stream.events import DecodeError, decode_event
 from stream.log import Log
@@ -75,12 +75,15 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
         batches = _batches(settings, log, now_ms)
         found = survey(batches(), counting_kinds(train_settings(settings)))
         progress("surveying the archive", 1, 1)
+        releases = parts.releases(settings)
+        before = _before(releases, log)
         if settings.config:
             model, archived = learn_in_memory(batches, train_settings(settings), found, progress, trainer=trainer)
         else:
-            model, archived = _learn(settings, batches, found, progress)
-        releases = parts.releases(settings)
-        model = _aligned(model, releases, log)
+            model, archived = _learn(settings, batches, found, progress, before)
+        if before is not None:
+            model = aligned(model, before)
+            logger.info("alignment: %s", model.about["alignment"])
         progress("building the index", 0, 1)
         version = releases.publish(model, now_ms=now_ms)
         progress("building the index", 1, 1)
@@ -112,27 +115,27 @@ def _batches(settings: Settings, log: Log, now_ms: int) -> Batches:
     return partial(archive_batches, settings.archive_dir, COLUMNS, since_day=f"{since:%Y-%m-%d}", beyond=newest)
 
 
-def _learn(settings: Settings, batches: Batches, found: Survey, progress: Progress) -> tuple[Model, Archived]:
+def _learn(
+    settings: Settings, batches: Batches, found: Survey, progress: Progress, before: Release | None
+) -> tuple[Model, Archived]:
     """The model, and the events that the gate is to ask about."""
     wanted = train_settings(settings)
     if fits_in_memory(settings, found):
         return learn_in_memory(batches, wanted, found, progress)
     with TemporaryDirectory(prefix="training-", dir=settings.data_dir) as folder:
-        return learn_from_disk(batches, wanted, found, progress, folder=Path(folder))
+        return learn_from_disk(batches, wanted, found, progress, folder=Path(folder), before=before)
 
 
-def _aligned(model: Model, releases: Releases, log: Log) -> Model:
-    """Turned to lie as the current release does, if there is one that loads."""
+def _before(releases: Releases, log: Log) -> Release | None:
+    """The current release, if there is one that loads."""
     in_use = _in_use(log)
     if in_use is None:
-        return model
+        return None
     try:
-        model = aligned(model, releases.load(in_use.version, with_index=False))
+        return releases.load(in_use.version, with_index=False)
     except (BadRelease, UnknownRelease) as error:
-        logger.warning("aligned with nothing: %s", error)
-        return model
-    logger.info("alignment: %s", model.about["alignment"])
-    return model
+        logger.warning("trained without the release before: %s", error)
+        return None
 
 
 def go_live(settings: Settings, log: Log, version: str, archived: Archived, now_ms: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from store.releases import Model
+from store.releases import Model, Release
 from training.gate import Archived
 from training.progress import Progress
 from training.streamed import Batches, asked_about, train_streamed
@@ -27,10 +27,16 @@ def learn_in_memory(
 
 
 def learn_from_disk(
-    batches: Batches, settings: TrainSettings, found: Survey, progress: Progress, *, folder: Path
+    batches: Batches,
+    settings: TrainSettings,
+    found: Survey,
+    progress: Progress,
+    *,
+    folder: Path,
+    before: Release | None = None,
 ) -> tuple[Model, Archived]:
-    """In passes, with shards in the folder. Raises TooFewEvents."""
-    model = train_streamed(batches, settings, found, folder, progress)
+    """In passes, with shards in the folder, beginning where the release before it ended. Raises TooFewEvents."""
+    model = train_streamed(batches, settings, found, folder, progress, before=before)
     kinds = counting_kinds(settings)
     events = asked_about(batches, found, kinds)
     return model, Archived(events, found.held_out(events, kinds))

@@ -14,24 +14,35 @@ from dataclasses import dataclass
 import numpy as np
 
 from led.encoder import F32, F64
+from store.releases import Release
 from training.progress import Progress, silent
 from training.shards import Shards
 from training.spectral import NEGLIGIBLE, SpectralSettings, Spectrum, raised
 from training.svd import Sparse, orthonormal
+from training.warm_start import start_from
 
 USERS_AT_ONCE = 1 << 16
 
 
-def decompose_shards(shards: Shards, settings: SpectralSettings, progress: Progress = silent) -> Spectrum:
-    """As `training.spectral.decompose`, of at least one cell."""
+def decompose_shards(
+    shards: Shards, settings: SpectralSettings, progress: Progress = silent, before: Release | None = None
+) -> Spectrum:
+    """As `training.spectral.decompose`, of at least one cell.
+
+    before: a release to begin at (`training/warm_start.py`), which saves one power iteration of several.
+    """
     sums = shards.sums()
-    products = _Products(
-        shards, settings.a, raised(sums, -0.5).astype(np.float32), settings.power_iterations + 3, progress
-    )
+    start = start_from(before, shards.item_ids, sums)
+    iterations = settings.power_iterations
+    if start is not None:
+        iterations = max(min(1, iterations), iterations - 1)
+    products = _Products(shards, settings.a, raised(sums, -0.5).astype(np.float32), iterations + 3, progress)
     width = min(settings.dim + settings.oversample, shards.users, len(sums))
     rng = np.random.default_rng(settings.seed)
     Q: F32 = rng.standard_normal((len(sums), width), dtype=np.float32)
-    for _ in range(settings.power_iterations + 1):
+    if start is not None:
+        Q[:, : start.shape[1]] = start[:, :width]
+    for _ in range(iterations + 1):
         Q = orthonormal(products.there_and_back(Q))
     squares, directions = np.linalg.eigh(products.gram(Q))
     values = np.sqrt(np.maximum(squares[::-1], 0.0))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from store.releases import Model
+from store.releases import Model, Release
 from stream.events import ERASE
 from training.encoded import cell_rows
 from training.id_hashes import id_hashes
@@ -34,11 +34,17 @@ ASKED_USERS = 10_000
 
 
 def train_streamed(
-    batches: Batches, settings: TrainSettings, found: Survey, folder: Path, progress: Progress = silent
+    batches: Batches,
+    settings: TrainSettings,
+    found: Survey,
+    folder: Path,
+    progress: Progress = silent,
+    *,
+    before: Release | None = None,
 ) -> Model:
     """The model of all batches, but for what is held out. folder: empty, with room for 50 bytes an event.
 
-    Raises TooFewEvents.
+    before: the release before it, to begin at. Raises TooFewEvents.
     """
     progress("sorting events to users", 0, 1)
     shards = build(batches(), settings.selection, found, folder, shards=shards_for(found.events))
@@ -47,7 +53,7 @@ def train_streamed(
     counts.check()
     rng = np.random.default_rng(settings.spectral.seed)
     choice = choose(shards.sample(_users_to_choose_on(shards), rng), settings, progress)
-    spectrum = decompose_shards(shards, dataclasses.replace(settings.spectral, a=choice.a), progress)
+    spectrum = decompose_shards(shards, dataclasses.replace(settings.spectral, a=choice.a), progress, before)
     sample = shards.sample(SAMPLE_VECTORS, rng)
     return model_of(
         shards.item_ids,
