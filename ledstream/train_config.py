@@ -1,8 +1,9 @@
 """The file of `ledstream train --config`: how a release is trained, beyond what settings can say. TOML, in sections.
 
     [selection]      which events count: fields of `training.interactions.Selection`
-    [pretraining]    method = "closed form" (default), "pmi" or "none"; kinds = [...], what it sees; for the closed form
-                     bias and tune; then the fields of `SpectralSettings`, `PmiSettings` or `RandomStart`
+    [pretraining]    method = "closed form" (default), "narrow", "pmi" or "none"; kinds = [...], what it sees; for the
+                     closed form bias and tune; then the fields of `SpectralSettings`, `NarrowSettings`, `PmiSettings`
+                     or `RandomStart`
     [finetuning]     fields of `FinetuneSettings`, and checkpoint = "FILE"; no section, no fine-tuning
     [evaluation]     on whom early stopping looks: fields of `ValidationSettings`
     [sessions]       instead of the two before: fields of `SessionSettings`, [sessions.recipe] and [sessions.schedule]
@@ -27,8 +28,9 @@ from ledstream.settings import Settings, SettingsError
 from training.finetune.settings import FinetuneSettings, Stage, ValidationSettings
 from training.interactions import Selection
 from training.learning import Trainer
+from training.narrow import NarrowSettings
 from training.pmi import PmiSettings
-from training.recipe import RandomStart, Recipe, made
+from training.recipe import Begin, RandomStart, Recipe, made
 from training.spectral import SpectralSettings
 from training.train import Grid, TrainSettings, train
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 Section = TypeVar("Section")
 Table = dict[str, Any]
+BEGINNINGS: dict[str, type[Begin]] = {"narrow": NarrowSettings, "pmi": PmiSettings, "none": RandomStart}
 SECTIONS = ("selection", "pretraining", "finetuning", "evaluation", "sessions")
 
 
@@ -44,7 +47,7 @@ SECTIONS = ("selection", "pretraining", "finetuning", "evaluation", "sessions")
 class Pretraining:
     """The keys of [pretraining] beside those of its method."""
 
-    method: Literal["closed form", "pmi", "none"] = "closed form"
+    method: Literal["closed form", "narrow", "pmi", "none"] = "closed form"
     kinds: tuple[str, ...] = ()
     bias: float | None = None
     tune: bool | None = None
@@ -108,8 +111,8 @@ class ConfigFile:
                 if getattr(about, key) is not None:
                     raise self._refusal("pretraining", key, getattr(about, key), 'only method = "closed form" has it')
             default = {"dim": general.spectral.dim}
-            kind: type[PmiSettings | RandomStart] = PmiSettings if about.method == "pmi" else RandomStart
-            recipe = replace(recipe, begin=self._section("pretraining", kind, default | method))
+            begin = self._section("pretraining", BEGINNINGS[about.method], default | method)
+            recipe = replace(recipe, begin=begin)
         return replace(recipe, finetuning=self._stage(about, selection))
 
     def _selection(self, general: Selection) -> Selection:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -9,7 +11,6 @@ import scipy.sparse as sp
 from led.encoder import F32, F64
 from training.evaluate import Split, folding, measure, split
 from training.interactions import without_times
-from training.levelled import LevelledSettings, levelled_embeddings
 from training.narrow import Lesson, NarrowSettings, Wide, contrast, descent, drawn, narrow_embeddings
 from training.spectral import SpectralSettings, averaged, spectral_embeddings
 from training.svd import Sparse
@@ -89,6 +90,18 @@ def test_a_lesson_shows_and_wants_different_items_of_the_same_users() -> None:
     assert everything.shown.nnz == everything.wanted.nnz == matrix.nnz
 
 
+def test_own_items_score_one_and_items_without_interactions_have_zero_rows(parts: Split) -> None:
+    matrix = parts.train.matrix.copy()
+    matrix.data[matrix.indices == 3] = 0
+    matrix.eliminate_zeros()
+    inputs, outputs = narrow_embeddings(matrix, replace(MANY_GROUPS, steps=5))
+    assert not inputs[3].any()
+    assert not outputs[3].any()
+    users = averaged(matrix)
+    assert np.einsum("ud,ud->u", users @ inputs, users @ outputs).mean() == pytest.approx(1, rel=1e-3)
+    assert np.square(outputs).sum(axis=1).mean() == pytest.approx(1, rel=1e-3)
+
+
 def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="dim = 9, wide = 8"):
         NarrowSettings(dim=9, wide=8)
@@ -97,28 +110,7 @@ def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="temperature = 0"):
         NarrowSettings(temperature=0.0)
     with pytest.raises(ValueError, match="level = 2"):
-        LevelledSettings(level=2.0)
-
-
-def test_levelling_by_nothing_is_the_closed_form_itself(parts: Split) -> None:
-    spectral = SpectralSettings(dim=12)
-    plain = spectral_embeddings(parts.train.matrix, spectral)
-    levelled = levelled_embeddings(parts.train.matrix, LevelledSettings(spectral, level=0.0, popular=0.5))
-    assert np.allclose(levelled[0], plain[0], rtol=1e-3, atol=1e-6)
-    assert np.allclose(levelled[1], plain[1], rtol=1e-3, atol=1e-6)
-
-
-def test_items_without_interactions_have_zero_rows_and_own_items_score_one(parts: Split) -> None:
-    matrix = parts.train.matrix.copy()
-    matrix.data[matrix.indices == 3] = 0
-    matrix.eliminate_zeros()
-    inputs, outputs = levelled_embeddings(matrix, LevelledSettings(SpectralSettings(dim=12)))
-    assert not inputs[3].any()
-    assert not outputs[3].any()
-    users = averaged(matrix) @ inputs
-    own = np.einsum("ud,ud->u", users, averaged(matrix) @ outputs)
-    assert own.mean() == pytest.approx(1, rel=1e-3)
-    assert np.square(outputs).sum(axis=1).mean() == pytest.approx(1, rel=1e-3)
+        NarrowSettings(level=2.0)
 
 
 def _normal(rng: np.random.Generator, rows: int, columns: int) -> F32:

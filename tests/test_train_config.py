@@ -13,6 +13,7 @@ from ledstream.settings import Settings, SettingsError, read_settings
 from ledstream.train_command import train_settings
 from ledstream.train_config import ConfigFile, configured
 from training.finetune.settings import FinetuneSettings, ValidationSettings
+from training.narrow import NarrowSettings
 from training.pmi import PmiSettings
 from training.recipe import RandomStart, Recipe
 from training.train import Grid
@@ -77,6 +78,7 @@ def test_what_a_file_does_not_say_stays_as_the_settings_have_it(read: Read) -> N
     assert (tuned.begin, tuned.finetuning) == (None, None)
     assert tuned.general.grid == Grid(bias=(0.0, 0.02, 0.05, 0.1, 0.3))
     assert (tuned.general.spectral.a, tuned.general.spectral.dim, tuned.general.selection.window_s) == (0.1, 64, 60.0)
+    assert read('[pretraining]\nmethod = "narrow"\nwide = 100').begin == NarrowSettings(64, 100)
     assert read('[pretraining]\nmethod = "none"\n[finetuning]').begin == RandomStart(64)
 
 

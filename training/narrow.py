@@ -50,12 +50,12 @@ class NarrowSettings:
     popular: float = 0.25
     temperature: float = 0.12
     mixed_in: float = 0.3
-    masked: float = 0.5
+    masked: float = 0.3
     users: int = 2048
     targets: int = 6
     candidates: int = 2048
     steps: int = 150
-    learning_rate: float = 0.003
+    learning_rate: float = 0.006
     oversample: int = 64
     power_iterations: int = 2
     seed: int = 0
@@ -118,7 +118,16 @@ def narrow_embeddings(matrix: Sparse, settings: NarrowSettings, progress: Progre
         into.step(slopes[0], rate)
         out.step(slopes[1], rate)
     progress("narrow tables", settings.steps, settings.steps)
-    return wide.inputs @ into.value, unit(wide.outputs @ out.value)[0] * (wide.popular * wide.known)[:, None]
+    outputs = unit(wide.outputs @ out.value)[0] * (wide.popular * wide.known)[:, None]
+    return scaled(matrix, wide.inputs @ into.value, outputs)
+
+
+def scaled(matrix: Sparse, inputs: F32, outputs: F32) -> tuple[F32, F32]:
+    """As long as the closed form's: output rows have a mean square length of 1, users' own items a mean score of 1."""
+    outputs = outputs / np.sqrt(np.square(outputs).sum(axis=1).mean())
+    users = averaged(matrix)
+    own = np.einsum("ud,ud->", users @ inputs, users @ outputs, dtype=np.float64) / users.shape[0]
+    return inputs / np.float32(own if own > 0 else 1.0), outputs
 
 
 def widened(matrix: Sparse, settings: NarrowSettings, progress: Progress = silent) -> Wide:

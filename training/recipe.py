@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from led.encoder import F32
+from led.encoder import F32, I64
 from store.releases import Model
 from training.encoded import cell_rows
 from training.finetune.settings import Stage
 from training.finetune.start import random_start
 from training.interactions import Interactions, SelectedEvents, interactions_of, select
+from training.narrow import NarrowSettings, narrow_embeddings
 from training.pmi import PmiSettings, pmi_embeddings
 from training.progress import Progress, silent
 from training.spectral import averaged
@@ -32,6 +33,9 @@ class RandomStart:
             raise ValueError(f"dim = {self.dim}: must be at least 1")
 
 
+Begin = PmiSettings | NarrowSettings | RandomStart
+
+
 @dataclass(frozen=True)
 class Recipe:
     """general: selection, encoder, and the closed form, which is what pre-trains where `begin` is None.
@@ -40,7 +44,7 @@ class Recipe:
     """
 
     general: TrainSettings
-    begin: PmiSettings | RandomStart | None = None
+    begin: Begin | None = None
     kinds: Sequence[str] = ()
     finetuning: Stage | None = None
 
@@ -53,36 +57,44 @@ class Recipe:
 def made(events: pa.Table, recipe: Recipe, progress: Progress = silent) -> Model:
     """The model of archived events (columns of `training.interactions.collect`). Raises TooFewEvents."""
     selected = select(events, recipe.general.selection)
-    model = pretrained(selected, recipe, progress)
-    if recipe.finetuning is None:
-        return model
+    stage = recipe.finetuning
+    if stage is None:
+        return pretrained(selected, recipe, progress)
     from training.finetune.stage import finetuned
 
-    return finetuned(selected, model, recipe.finetuning, progress)
+    held_out = stage.validation.users(len(selected.user_ids), stage.settings.seed)
+    model = pretrained(selected, recipe, progress, without=held_out)
+    return finetuned(selected, model, stage, progress)
 
 
-def pretrained(events: SelectedEvents, recipe: Recipe, progress: Progress = silent) -> Model:
-    """The model before fine-tuning; its items are all that were selected, its popularity is of all of them."""
+def pretrained(
+    events: SelectedEvents, recipe: Recipe, progress: Progress = silent, *, without: I64 | None = None
+) -> Model:
+    """The model before fine-tuning; its items and their popularity are of all events.
+
+    without: users it does not learn from: fine-tuning is to be validated on them.
+    """
     general = recipe.general
     everything = interactions_of(events, general.selection.half_life_s)
     Counts(*everything.matrix.shape, everything.matrix.nnz).check()
     seen = everything
-    if recipe.kinds:
-        seen = interactions_of(events.of_kinds(recipe.kinds), general.selection.half_life_s)
+    if recipe.kinds or without is not None:
+        some = events.of_kinds(recipe.kinds or events.kind_names)
+        some = some if without is None else some.only(~np.isin(some.users, without))
+        seen = interactions_of(some, general.selection.half_life_s)
         Counts(*seen.matrix.shape, seen.matrix.nnz).check()
     if recipe.begin is None:
         model = fit(seen, general, choose(seen, general, progress), progress)
     else:
         model = _begun(seen, recipe.begin, general, progress)
-    return replace(model, popularity=everything.popularity(general.popularity_half_life_s))
+    span = {"interactions": int(everything.matrix.nnz), **_span(everything)}
+    popularity = everything.popularity(general.popularity_half_life_s)
+    return replace(model, popularity=popularity, about={**model.about, **span})
 
 
-def _begun(
-    interactions: Interactions, begin: PmiSettings | RandomStart, general: TrainSettings, progress: Progress
-) -> Model:
+def _begun(interactions: Interactions, begin: Begin, general: TrainSettings, progress: Progress) -> Model:
     name, (inputs, outputs, biases) = _rows(interactions, begin, progress)
     rows = averaged(cell_rows(general.recency, interactions)[:SAMPLE_VECTORS])
-    times_ms = interactions.times_ms
     return Model(
         item_ids=interactions.item_ids,
         input_embeddings=inputs,
@@ -94,20 +106,23 @@ def _begun(
         head_weights=general.head_weights,
         sample_vectors=rows @ inputs,
         about={
-            "interactions": int(interactions.matrix.nnz),
             "users": interactions.matrix.shape[0],
             "items": interactions.matrix.shape[1],
-            "from_ms": None if times_ms is None else int(times_ms.min()),
-            "to_ms": None if times_ms is None else int(times_ms.max()),
             name: asdict(begin),
         },
     )
 
 
-def _rows(
-    interactions: Interactions, begin: PmiSettings | RandomStart, progress: Progress
-) -> tuple[str, tuple[F32, F32, F32]]:
+def _span(interactions: Interactions) -> dict[str, object]:
+    times_ms = interactions.times_ms
+    return {} if times_ms is None else {"from_ms": int(times_ms.min()), "to_ms": int(times_ms.max())}
+
+
+def _rows(interactions: Interactions, begin: Begin, progress: Progress) -> tuple[str, tuple[F32, F32, F32]]:
     if isinstance(begin, PmiSettings):
         return "pmi", pmi_embeddings(interactions.matrix, begin, progress)
+    if isinstance(begin, NarrowSettings):
+        inputs, outputs = narrow_embeddings(interactions.matrix, begin, progress)
+        return "narrow", (inputs, outputs, np.zeros(len(outputs), np.float32))
     start = random_start(len(interactions.item_ids), begin.dim, np.random.default_rng(begin.seed))
     return "random", (start.inputs, start.outputs, start.biases)
