@@ -62,7 +62,7 @@ def main() -> None:
         with serving(settings) as pid:
             for size, posts, rate in ((100, chosen.posts, chosen.rate // 100), (1, chosen.singles, chosen.rate_single)):
                 bodies = [_body(folder, size, number) for number in range(BODIES)]
-                _closed(settings, pid, bodies, (posts // 5, chosen.connections, size))
+                _closed(settings, pid, bodies, (max(posts // 5, chosen.connections), chosen.connections, size))
                 runs = [
                     _counted(log, settings, pid, bodies, (posts, chosen.connections, size)) for _ in range(chosen.runs)
                 ]
