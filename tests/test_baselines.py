@@ -11,7 +11,7 @@ from led.encoder import F32
 from training.baselines.clusters import ClusterBest
 from training.baselines.contract import PATIENCE, Fitted, Recipe, best_of, fitted_for
 from training.baselines.linear import Ease, item_weights
-from training.baselines.ours import DenoisedLed, PmiLed, SpectralLed
+from training.baselines.ours import DenoisedLed, JoinedLed, PmiLed, SpectralLed
 from training.baselines.popularity import MostPopular, RecentPopular
 from training.evaluate import Scorer, Task, measure, popular
 from training.interactions import Interactions, without_times
@@ -40,6 +40,7 @@ RECIPES: list[Recipe] = [
     SpectralLed(8),
     DenoisedLed(8, a=0.3, noise=0.5, ridge=20.0),
     PmiLed(8, bias=0.1),
+    JoinedLed(16, a=0.3, noise=0.5, ridge=20.0, weight=1.0, rate=0.1, passes=10),
 ]
 
 

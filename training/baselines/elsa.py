@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+from led.encoder import F32
 from training.baselines.contract import Fitted
-from training.baselines.torch_training import batches, dense, network_scorer, seeded, step
+from training.baselines.torch_training import batches, dense, seeded, step
 from training.interactions import Interactions
 from training.progress import Progress, silent
+from training.svd import Sparse
 
 
 @dataclass(frozen=True)
@@ -26,24 +29,25 @@ class Elsa:
     passes: int = 30
 
     def fit(self, train: Interactions, rng: np.random.Generator, progress: Progress = silent) -> Iterator[Fitted]:
+        for unit in self.tables(train.matrix, rng, progress):
+            yield Fitted(partial(_scores, unit), self.dim)
+
+    def tables(self, matrix: Sparse, rng: np.random.Generator, progress: Progress = silent) -> Iterator[F32]:
+        """A, (items, dim), rows of unit length, after each pass."""
         seeded(rng)
-        net = _Elsa(train.matrix.shape[1], self.dim)
-        descent = torch.optim.NAdam(net.parameters(), lr=self.rate)
+        table = nn.Parameter(nn.init.xavier_uniform_(torch.empty(matrix.shape[1], self.dim)))
+        descent = torch.optim.NAdam([table], lr=self.rate)
         for done in range(1, self.passes + 1):
             progress("passes", done - 1, self.passes)
-            for rows in batches(train.matrix.shape[0], self.batch, rng):
-                users = functional.normalize(dense(train.matrix[rows]), dim=1)
-                missed = (functional.normalize(net(users), dim=1) - users).square().sum(dim=1).mean()
-                step(descent, missed)
-            yield Fitted(network_scorer(net, _Elsa.forward), self.dim)
+            for rows in batches(matrix.shape[0], self.batch, rng):
+                users = functional.normalize(dense(matrix[rows]), dim=1)
+                unit = functional.normalize(table, dim=1)
+                found = functional.normalize(users @ unit @ unit.T - users, dim=1)
+                step(descent, (found - users).square().sum(dim=1).mean())
+            yield functional.normalize(table.detach(), dim=1).numpy()
         progress("passes", self.passes, self.passes)
 
 
-class _Elsa(nn.Module):
-    def __init__(self, items: int, dim: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(nn.init.xavier_uniform_(torch.empty(items, dim)))
-
-    def forward(self, users: torch.Tensor) -> torch.Tensor:
-        unit = functional.normalize(self.table, dim=1)
-        return users @ unit @ unit.T - users
+def _scores(unit: F32, folded_in: Sparse) -> F32:
+    found: F32 = folded_in @ unit @ unit.T - folded_in.toarray()
+    return found

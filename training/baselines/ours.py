@@ -14,7 +14,7 @@ from training.evaluate import folding
 from training.interactions import Interactions
 from training.pmi import PmiSettings, Scaling, pmi_embeddings
 from training.progress import Progress, silent
-from training.spectral import SpectralSettings, popularity_bias, spectral_embeddings
+from training.spectral import SpectralSettings, averaged, popularity_bias, spectral_embeddings
 from training.svd import Sparse
 
 
@@ -49,6 +49,35 @@ class DenoisedLed:
         popularity = train.popularity(None)
         tables = denoised_embeddings(train.matrix, settings, progress)
         yield _folded(*tables, popularity_bias(popularity, self.bias), popularity)
+
+
+@dataclass(frozen=True)
+class JoinedLed:
+    """`training/denoised.py` and ELSA side by side, half of the dimensions each: two tables in a row are one table.
+
+    weight: what ELSA's scores count, where either gives users' own items 1 in the mean. rate: ELSA's. Needs torch.
+    """
+
+    dim: int
+    a: float
+    noise: float
+    ridge: float
+    weight: float
+    rate: float = 0.02
+    passes: int = 16
+
+    def fit(self, train: Interactions, rng: np.random.Generator, progress: Progress = silent) -> Iterator[Fitted]:
+        from training.baselines.elsa import Elsa
+
+        half = self.dim // 2
+        settings = DenoisedSettings(half, self.a, self.noise, self.ridge)
+        inputs, outputs = denoised_embeddings(train.matrix, settings, progress)
+        users = averaged(train.matrix)
+        popularity, nothing = train.popularity(None), np.zeros(len(inputs), np.float32)
+        for unit in Elsa(self.dim - half, self.rate, passes=self.passes).tables(train.matrix, rng, progress):
+            own = float(np.square(users @ unit).sum(axis=1).mean())
+            both = np.hstack([inputs, unit * np.float32(self.weight / own)])
+            yield _folded(both, np.hstack([outputs, unit]), nothing, popularity)
 
 
 @dataclass(frozen=True)

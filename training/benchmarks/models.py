@@ -35,7 +35,7 @@ def comparisons(trial: Callable[[], Trial], dims: Sequence[int] | None, *, large
         "mult-vae": mult_vae_published if large else mult_vae,
         "elsa": elsa,
     }
-    ours = {"led, spectral": spectral, "led, pmi": pmi, "led, denoised": denoised}
+    ours = {"led, spectral": spectral, "led, pmi": pmi, "led, denoised": denoised, "led, joined": joined}
     cases = [compared(name, recipes, trial) for name, recipes in others.items()]
     for name, recipes_at in ours.items():
         cases += [compared(name, partial(recipes_at, dim), trial) for dim in dims or DIMS]
@@ -51,7 +51,7 @@ def popular() -> Sequence[Recipe]:
 def recent_popular() -> Sequence[Recipe]:
     from training.baselines.popularity import RecentPopular
 
-    return [RecentPopular(60.0 * minutes) for minutes in (15, 30, 60, 180)]
+    return [RecentPopular(60.0 * minutes) for minutes in (5, 15, 30, 60)]
 
 
 def cluster_best() -> Sequence[Recipe]:
@@ -122,19 +122,38 @@ def spectral(dim: int) -> Sequence[Recipe]:
     return [SpectralLed(dim, a, p) for a in (0.2, 0.4) for p in (0.0, 0.5, 1.0)]
 
 
+def spectral_with_popularity(dim: int) -> Sequence[Recipe]:
+    """For few events, which say less than popularity does: with a bias that counts."""
+    from training.baselines.ours import SpectralLed
+
+    return [SpectralLed(dim, a, p, bias) for a, p in ((0.2, 0.5), (0.4, 0.0)) for bias in (0.0, 0.1, 0.3, 1.0, 3.0)]
+
+
+def denoised_with_popularity(dim: int) -> Sequence[Recipe]:
+    """As above."""
+    from training.baselines.ours import DenoisedLed
+
+    return [DenoisedLed(dim, 0.35, 0.5, r, bias) for r in (200.0, 800.0) for bias in (0.0, 0.1, 0.3, 1.0, 3.0)]
+
+
 def spectral_with_news(dim: int) -> Sequence[Recipe]:
     """With what is popular now for a bias."""
     from training.baselines.ours import SpectralLed
 
-    half_life_s = 1800.0
-    shapes = [(a, p) for a in (0.2, 0.4) for p in (0.0, 1.0)]
-    return [SpectralLed(dim, a, p, bias, half_life_s) for a, p in shapes for bias in (0.0, 0.2, 0.4, 0.8)]
+    half_life_s = 900.0
+    return [SpectralLed(dim, 0.2, p, bias, half_life_s) for p in (0.0, 1.0) for bias in (0.8, 2.0, 4.0, 8.0)]
 
 
 def pmi(dim: int) -> Sequence[Recipe]:
     from training.baselines.ours import PmiLed
 
     return [PmiLed(dim, bias, scaling) for bias in (0.0, 0.03, 0.1) for scaling in ("US", "U sqrt S")]
+
+
+def joined(dim: int) -> Sequence[Recipe]:
+    from training.baselines.ours import JoinedLed
+
+    return [JoinedLed(dim, 0.35, 0.5, 400.0, weight) for weight in (0.5, 1.0, 2.0)]
 
 
 def denoised(dim: int) -> Sequence[Recipe]:
