@@ -54,6 +54,24 @@ def test_what_arrives_while_the_worker_is_busy_is_one_batch() -> None:
     asyncio.run(story())
 
 
+def test_after_a_batch_of_several_the_worker_waits_for_more_and_after_one_alone_it_does_not() -> None:
+    async def story() -> None:
+        work = Doubling()
+        batcher = Batcher("numbers", work, gather_s=0.3)
+        batcher.start()
+        first = await work.hold(batcher)
+        others = [batcher.ask(number) for number in (1, 2)]
+        work.may_go_on.set()
+        await asyncio.gather(first, *others)
+        early = batcher.ask(3)
+        await asyncio.sleep(0.05)
+        await asyncio.gather(early, batcher.ask(4))
+        assert work.batches == [[0], [1, 2], [3, 4]]
+        await batcher.stop()
+
+    asyncio.run(story())
+
+
 def test_a_batch_is_closed_at_its_limit() -> None:
     async def story() -> None:
         work = Doubling()
