@@ -14,9 +14,10 @@ pytest.importorskip("torch", reason="training on sessions needs the extra `train
 from led.encoder import Encoder
 from led.ranking import top_k
 from training.benchmarks.case import NoBenchmark
-from training.benchmarks.diginetica import Cycle, answerable, cycles, diginetica_stream, periods, ranks
+from training.benchmarks.diginetica import Cycle, answerable, cycles, diginetica_stream, periods
 from training.sessions.learner import Recipe
 from training.sessions.prefixes import Sessions
+from training.sessions.quality import ranks
 from training.sessions.teaching import Schedule
 
 FIRST = [[0, 1, 2], [2, 1], [0, 2]]  # sessions of each period, by item

@@ -122,6 +122,17 @@ def test_going_on_from_a_model_keeps_what_it_knew_and_learns_what_is_new(model: 
     assert hit_rates(second, grammar(200, seed=2), FAMILY)[0] > 0.55
 
 
+def test_teaching_ends_where_held_out_sessions_are_found_no_better_and_keeps_the_best() -> None:
+    schedule = replace(SMALL.schedule, passes=60, rate=0.05, last_rate=0.05, patience=2)
+    settings = replace(SMALL, schedule=schedule, held_out_share=0.2)
+    told = train_sessions(grammar(100, seed=1), settings).about["sessions"]
+    assert isinstance(told, dict)
+    judged = told["recall@20"]
+    assert len(judged) < 60
+    assert len(judged) == int(np.argmax(judged)) + 3
+    assert told["prefixes"] == 80 * 5 * len(judged)
+
+
 def test_a_model_of_another_shape_is_not_gone_on_from(model: Model) -> None:
     with pytest.raises(ValueError, match="dim = 16"):
         train_sessions(grammar(20, seed=1), replace(SMALL, recipe=replace(SMALL.recipe, dim=8)), before=model)

@@ -17,19 +17,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
-from led.encoder import F32, I64, Bool, Encoder, Events, encode
+from led.encoder import I64, Bool, Encoder
 from training.benchmarks.case import Case, data_file, peak_mb
 from training.evaluate import Quality, Row, Training
 from training.progress import Progress, silent
 from training.sessions.prefixes import Sessions
+from training.sessions.quality import mean_reciprocal_rank, ranks, recall
 
 if TYPE_CHECKING:
     from training.sessions.learner import Learner, Recipe
     from training.sessions.teaching import Schedule
 
 DIGINETICA = "diginetica_stream.parquet"
-DIM, BEST, AT_ONCE = 128, 20, 512
-TRIED = 14  # configurations of learner and schedule compared on held-out ends of training periods
+DIM, BEST = 128, 20
+TRIED = 12  # configurations of learner and schedule compared on held-out ends of training periods
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Cycle:
     @property
     def recall(self) -> float:
         """Share of test prefixes whose item is among the best 20."""
-        return float((self.ranks < BEST).mean())
+        return recall(self.ranks, BEST)
 
     @property
     def mrr(self) -> float:
         """Mean reciprocal rank, where it is among the best 20; 0 elsewhere."""
-        return float(np.where(self.ranks < BEST, 1 / (self.ranks + 1), 0).mean())
+        return mean_reciprocal_rank(self.ranks, BEST)
 
     @property
     def ndcg(self) -> float:
@@ -123,31 +124,13 @@ def answerable(sessions: Sessions, known: Bool) -> Sessions:
     return Sessions.of(owners[counts[owners] > 1], rows[counts[owners] > 1])
 
 
-def ranks(encoder: Encoder, embeddings: F32, sessions: Sessions, known: Bool, *, longest: int) -> I64:
-    """How many known items score at least as well as the one that came next, for every prefix, (prefixes,).
-
-    Users are encoded as serving encodes them; items score with their row at unit length. A tie counts against us.
-    """
-    lengths = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    outputs = np.where(known[:, None], embeddings / lengths, np.nan).T.copy()  # (dim, items); nan is above nothing
-    found = []
-    prefixes = sessions.prefixes(longest)
-    for batch in prefixes.batches(AT_ONCE, np.arange(len(prefixes))):
-        zeros = np.zeros(len(batch.rows), np.int64)
-        events = Events(batch.owners, batch.rows, zeros.astype(np.uint8), zeros)
-        scores = encode(encoder, embeddings, len(batch.targets), events).vectors() @ outputs
-        own = scores[np.arange(len(scores)), batch.targets]
-        found.append(np.count_nonzero(scores >= own[:, None], axis=1) - 1)
-    return np.concatenate([np.empty(0, np.int64), *found])
-
-
 def _row(name: str, made: Sequence[Cycle], dim: int, train_seconds: float) -> Row:
     """Unweighted means of cycles."""
 
     def mean(metric: str) -> float:
         return float(np.mean([getattr(cycle, metric) for cycle in made]))
 
-    quality = Quality(mean("recall"), mean("ndcg"), float("nan"), sum(len(cycle.ranks) for cycle in made), {})
-    quality = Quality(quality.recall, quality.ndcg, quality.coverage, quality.users, {"mrr@20": mean("mrr")})
+    prefixes = sum(len(cycle.ranks) for cycle in made)
+    quality = Quality(mean("recall"), mean("ndcg"), float("nan"), prefixes, {"mrr@20": mean("mrr")})
     training = Training(d=dim, tried=TRIED, train_seconds=train_seconds, peak_mb=peak_mb())
     return Row(f"diginetica-stream, {name}", "led-sessions", quality, training)

@@ -62,6 +62,10 @@ class Learner:
         self.table[torch.from_numpy(rows)] = torch.from_numpy(np.ascontiguousarray(embeddings, np.float32))
         self.log_heads.copy_(torch.log(torch.tensor(head_weights)))
 
+    def state(self) -> tuple[F32, tuple[float, ...]]:
+        """A copy of the table, and the weights of the newest items: what `put` takes."""
+        return self.table.numpy().copy(), self.head_weights()
+
     def step(self, batch: Batch, rate: float) -> float:
         """One step of Adam on a batch at this learning rate; the batch's mean loss before it."""
         recipe, targets = self.recipe, torch.from_numpy(batch.targets)

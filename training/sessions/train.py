@@ -13,7 +13,8 @@ from training.interactions import SelectedEvents, Selection, interactions_of, se
 from training.progress import Progress, silent
 from training.sessions.learner import Learner, Recipe
 from training.sessions.prefixes import Sessions
-from training.sessions.teaching import Schedule, Taught, teach
+from training.sessions.quality import ranks, recall
+from training.sessions.teaching import Judge, Schedule, Taught, teach
 from training.train import SAMPLE_VECTORS, Counts
 
 
@@ -21,13 +22,16 @@ from training.train import SAMPLE_VECTORS, Counts
 class SessionSettings:
     """kinds: of events that make sessions, all counting the same. session_gap_s: a longer pause begins another session.
 
-    popularity_half_life_s: how soon the list of popular items forgets. One seed and the same events: the same model.
+    held_out_share: of the new sessions, the last, which are not taught: each pass is judged on them by recall@20, and
+    the best kept (`Schedule.patience`). popularity_half_life_s: how soon the list of popular items forgets.
+    One seed and the same events make the same model.
     """
 
     kinds: tuple[str, ...] = ("view",)
     session_gap_s: float = 1800.0
     recipe: Recipe = field(default_factory=Recipe)
     schedule: Schedule = field(default_factory=Schedule)
+    held_out_share: float = 0.0
     popularity_half_life_s: float | None = 86400.0
     seed: int = 0
 
@@ -36,6 +40,8 @@ class SessionSettings:
             raise ValueError("kinds = (): at least one kind of event is needed")
         if not self.session_gap_s > 0:
             raise ValueError(f"session_gap_s = {self.session_gap_s}: must be above 0")
+        if not 0 <= self.held_out_share < 1:
+            raise ValueError(f"held_out_share = {self.held_out_share}: must be at least 0 and below 1")
 
 
 def train_sessions(
@@ -56,8 +62,10 @@ def train_sessions(
     if before is not None:
         adopt(learner, selected.item_ids, before)
         olds = int(np.searchsorted(ends_ms, _until_ms(before), side="right"))
-    old, new = sessions.part(0, olds), sessions.part(olds, len(sessions))
-    taught = teach(learner, new, old, settings.schedule, progress)
+    held_out = int(settings.held_out_share * (len(sessions) - olds))
+    old, new = sessions.part(0, olds), sessions.part(olds, len(sessions) - held_out)
+    judge = by_recall(sessions.part(len(sessions) - held_out, len(sessions)), settings) if held_out else None
+    taught = teach(learner, new, old, settings.schedule, progress, judge=judge)
     embeddings = learner.table.numpy().copy()
     return Model(
         item_ids=selected.item_ids,
@@ -81,6 +89,17 @@ def sessions_of(events: SelectedEvents, gap_s: float) -> tuple[Sessions, I64]:
     by_time = np.argsort(times_ms, kind="stable")
     sessions = Sessions.of(np.cumsum(begins, dtype=np.int64)[by_time], events.items[order][by_time])
     return sessions, np.sort(times_ms[np.flatnonzero(np.append(begins[1:], True))])
+
+
+def by_recall(sessions: Sessions, settings: SessionSettings) -> Judge:
+    """The judge that looks for what came next in these sessions among the best 20 of all items."""
+
+    def judge(learner: Learner) -> float:
+        encoder = Encoder({0: 1.0}, head_weights=learner.head_weights())
+        table, everything = learner.table.numpy(), np.ones(len(learner.table), np.bool_)
+        return recall(ranks(encoder, table, sessions, everything, longest=settings.schedule.longest), 20)
+
+    return judge
 
 
 def adopt(learner: Learner, item_ids: list[str], before: Model) -> None:
@@ -132,6 +151,6 @@ def _about(
         "sessions": {
             **{"sessions": len(sessions), "replayed": olds, "session_gap_s": settings.session_gap_s},
             **{"recipe": asdict(settings.recipe), "schedule": asdict(settings.schedule), "seed": settings.seed},
-            **{"prefixes": taught.prefixes, "losses": list(taught.losses)},
+            **{"prefixes": taught.prefixes, "losses": list(taught.losses), "recall@20": list(taught.judgements)},
         },
     }
