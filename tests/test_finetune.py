@@ -28,7 +28,7 @@ from training.finetune.timelines import Timelines, timelines_of_events, timeline
 from training.finetune.validation import Validation, held_out, ndcg
 from training.interactions import SelectedEvents, Selection, select
 from training.recipe import RandomStart, Recipe, made, pretrained
-from training.spectral import averaged
+from training.spectral import SpectralSettings, averaged
 from training.train import TrainSettings
 
 ITEMS, DIM = 24, 6
@@ -50,7 +50,7 @@ def start(seed: int = 0) -> Start:
 
 
 def parts(settings: FinetuneSettings) -> tuple[Timelines, Validation]:
-    train, validation = held_out(tastes(), settings, ValidationSettings(0.3, k=5), np.random.default_rng(1))
+    train, validation = held_out(tastes(), settings, ValidationSettings(0.3, k=5))
     assert validation is not None
     return train, validation
 
@@ -264,6 +264,26 @@ def test_only_views_pre_train_and_no_item_is_lost() -> None:
     assert sorted(model.item_ids) == ["cap", "hat", "tie"]
     assert not model.input_embeddings[model.item_ids.index("tie")].any()
     assert model.popularity[model.item_ids.index("tie")] > 0
+
+
+def test_users_of_the_validation_are_in_no_stage_of_training() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(f"u{user}", f"i{item}") for user in range(40) for item in rng.permutation(12)[:5]]
+    stage = Stage(replace(QUICK, epochs=1, seed=7), ValidationSettings(0.25, k=3))
+    out = {f"u{user}" for user in stage.validation.users(40, 7)}
+    general = TrainSettings(Selection({"view": 1.0}), SpectralSettings(dim=4), grid=None)
+
+    def table(changed: bool) -> pa.Table:
+        """All that held-out users did on other items, which others know as well."""
+        rows = [(user, "i0" if changed and user in out else item) for user, item in pairs]
+        columns = dict(zip(("user_id", "item_id"), zip(*rows, strict=True), strict=True))
+        return pa.table({**columns, "kind": ["view"] * len(rows), "time_ms": list(range(len(rows)))})
+
+    whole, other = (made(table(changed), Recipe(general, finetuning=stage)) for changed in (False, True))
+    assert len(out) == 10
+    for item in sorted(whole.item_ids):
+        one, two = (found.output_embeddings[found.item_ids.index(item)] for found in (whole, other))
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
 
 
 def test_a_warm_start_takes_rows_by_item_id_and_new_items_begin_at_random_or_at_zero() -> None:

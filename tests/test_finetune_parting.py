@@ -131,7 +131,7 @@ def test_ages_and_ranks_are_seen_from_the_newest_event_that_is_input() -> None:
 
 def test_held_out_users_are_not_trained_on_and_lose_the_same_share() -> None:
     some = of_users([10] * 40)
-    train, validation = held_out(some, FinetuneSettings(), ValidationSettings(0.25), np.random.default_rng(0))
+    train, validation = held_out(some, FinetuneSettings(), ValidationSettings(0.25))
     assert validation is not None
     assert np.bincount(np.diff(train.ends)).tolist() == [10] + [0] * 9 + [30]
     assert {len(wanted) for wanted in validation.relevant} == {2}

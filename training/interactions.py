@@ -90,7 +90,10 @@ class SelectedEvents:
 
     def of_kinds(self, names: Collection[str]) -> SelectedEvents:
         """Only the events of these kinds, of the same users and items."""
-        kept = np.array([name in names for name in self.kind_names] or [False])[self.kinds]
+        return self.only(np.array([name in names for name in self.kind_names] or [False])[self.kinds])
+
+    def only(self, kept: Bool) -> SelectedEvents:
+        """Only the events kept, (n,), of the same users and items."""
         columns = ("users", "items", "kinds", "weights", "times_ms")
         return replace(self, **{name: getattr(self, name)[kept] for name in columns})
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from led.encoder import MOST_HEADS
+from led.encoder import I64, MOST_HEADS
 from training.finetune.start import WarmStart
 
 Tuning = Literal["full", "project", "fixed"]
@@ -96,7 +96,7 @@ class FinetuneSettings:
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """On whom early stopping looks: users_share of the users, at most max_users, whom training then does not see.
+    """On whom early stopping looks: users_share of the users, at most max_users, whom no training sees.
 
     ndcg@k, over all items but those folded in.
     """
@@ -111,6 +111,11 @@ class ValidationSettings:
         for name in ("max_users", "k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+
+    def users(self, of: int, seed: int) -> I64:
+        """Who they are among so many users, rising. One seed, the same ones."""
+        drawn = np.random.default_rng(seed).permutation(of)[: min(int(self.users_share * of), self.max_users)]
+        return np.sort(drawn)
 
 
 @dataclass(frozen=True)

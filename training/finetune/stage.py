@@ -35,18 +35,17 @@ CURVES, STORY = "learning-curves.png", "training.json"
 def finetuned(events: SelectedEvents, model: Model, stage: Stage, progress: Progress = silent) -> Model:
     """The model with its tables, biases and encoder as fine-tuning leaves them. Raises Diverged.
 
-    model: pre-trained on these events; its item_ids are theirs. What its events weigh, by kind, age and position, is
-    where learned weights begin, and what they stay where none are learned, up to a factor that makes the first kind 1.
-    A checkpoint of another run, as newer events make it, is removed.
+    model: pre-trained, on these events but those of validation users; its item_ids are theirs. What its events weigh,
+    by kind, age and position, is where learned weights begin, and what they stay where none are learned, up to a
+    factor that makes the first kind 1. A checkpoint of another run, as newer events make it, is removed.
     """
     settings = replace(stage.settings, half_life_s=stage.settings.half_life_s or model.half_life_s)
     kinds = [kind for kind, weight in model.kind_weights.items() if weight > 0]
-    rng = np.random.default_rng(settings.seed)
     timelines = timelines_of_events(events, kinds, settings.positives or kinds)
-    train, validation = held_out(timelines, settings, stage.validation, rng)
+    train, validation = held_out(timelines, settings, stage.validation)
     start = Start(model.input_embeddings, model.output_embeddings, model.biases)
     if stage.warm is not None:
-        start = stage.warm.start(model.item_ids, rng)
+        start = stage.warm.start(model.item_ids, np.random.default_rng(settings.seed))
     weights = tuple(model.kind_weights[kind] for kind in kinds)
     start = replace(start, kind_weights=weights, head_weights=model.head_weights)
     try:

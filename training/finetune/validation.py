@@ -18,6 +18,7 @@ from training.finetune.timelines import Timelines, timelines_of_matrix
 from training.svd import Sparse
 
 CELLS_AT_ONCE = 1 << 24  # scores held at a time; 64 MiB
+VALIDATION = 1 << 32  # a number that no epoch has
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,18 @@ class Validation:
 
 
 def held_out(
-    timelines: Timelines, settings: FinetuneSettings, chosen: ValidationSettings, rng: np.random.Generator
+    timelines: Timelines, settings: FinetuneSettings, chosen: ValidationSettings
 ) -> tuple[Timelines, Validation | None]:
     """Timelines to train on and the validation; None where nobody is left with something to find.
 
     Held-out users lose the same share of their items as in training.
     """
-    users = rng.permutation(timelines.users)[: min(int(chosen.users_share * timelines.users), chosen.max_users)]
+    users = chosen.users(timelines.users, settings.seed)
     is_out = np.zeros(timelines.users, np.bool_)
     is_out[users] = True
-    some = timelines.of(np.sort(users))
-    return timelines.only(~is_out[timelines.owners]), validation_of(some, settings, chosen.k, rng)
+    rng = np.random.default_rng([settings.seed, VALIDATION])
+    validation = validation_of(timelines.of(users), settings, chosen.k, rng)
+    return timelines.only(~is_out[timelines.owners]), validation
 
 
 def validation_of(
