@@ -240,6 +240,25 @@ def test_a_slot_is_filled_and_what_is_seen_and_clicked_in_it_carries_the_answers
     assert [event.context for event in world.events(items[1], IMPRESSIONS)] == [click.context]
 
 
+def test_a_slot_that_was_refused_is_asked_for_again_and_shows_what_it_showed_meanwhile(
+    world: World, visitor: Any
+) -> None:
+    tab, tries = visitor.new_page(), list[str]()
+    tab.goto(world.page("/busy", '<div data-ledstream-recs data-k="1"><template><a>{item_id}</a></template>Wait</div>'))
+
+    def refuse(route: Any) -> None:
+        tries.append(tab.inner_text("[data-ledstream-recs]"))
+        if len(tries) == 1:
+            route.fulfill(status=503, body='{"error": {}}', headers={"access-control-allow-origin": world.address})
+        else:
+            route.continue_()
+
+    tab.route("**/v1/slot*", refuse)
+    tab.evaluate("ledstream.consent(true)")
+    tab.wait_for_selector("a")
+    assert tries == ["Wait", "Wait"]
+
+
 def test_the_page_of_the_guide_works_as_it_stands(world: World, visitor: Any) -> None:
     page, agreed = re.findall(r"```(?:html|js)\n(.*?)```", GUIDE.read_text(), re.DOTALL)[:2]
     world.pages["/guide"] = page.replace("https://rec.example.org", world.server).replace("shop-key-2026", KEY)

@@ -145,15 +145,17 @@ export function ledstream({ endpoint, key = "", domain = "" }) {
     each("recs", fill);
   };
 
-  const fill = async (slot) => {
+  const fill = async (slot, waits_ms = 1000) => {
+    if (!isOn) return;
     const { ledstreamRecs: name, k = 10, exclude = "" } = slot.dataset;
     try {
       const answer = await (await fetch(url("slot", { user: who(), k, exclude }), { credentials: "omit" })).json();
       const template = slot.querySelector("template");
       const told = new CustomEvent("ledstream:recs", { detail: answer, bubbles: true, cancelable: true });
-      if (!answer.items || !slot.dispatchEvent(told) || !template) return;
+      const [...items] = answer.items; // a refusal has none, and is asked again
+      if (!slot.dispatchEvent(told) || !template) return;
       slot.replaceChildren(template);
-      answer.items.forEach((item, place) => {
+      items.forEach((item, place) => {
         const escaped = (_, field) =>
           ("" + (item[field] ?? "")).replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
         slot.insertAdjacentHTML("beforeend", template.innerHTML.trim().replace(/\{(\w+)\}/g, escaped));
@@ -165,7 +167,9 @@ export function ledstream({ endpoint, key = "", domain = "" }) {
         });
       });
       scan();
-    } catch {} // the page keeps what it showed
+    } catch {
+      if (waits_ms < 9000) setTimeout(fill, waits_ms, slot, 2 * waits_ms); // the page keeps what it shows
+    }
   };
 
   const consent = (isGiven) => {
@@ -224,7 +228,7 @@ export function ledstream({ endpoint, key = "", domain = "" }) {
     },
     reset,
     scan,
-    refresh: () => isOn && all("recs", fill),
+    refresh: () => all("recs", (slot) => fill(slot)),
     flush,
   };
 }
