@@ -48,14 +48,14 @@ class NarrowSettings:
     wide: int = 512
     level: float = 0.7
     popular: float = 0.25
-    temperature: float = 0.12
+    temperature: float = 0.09
     mixed_in: float = 0.3
     masked: float = 0.3
     users: int = 2048
     targets: int = 6
     candidates: int = 2048
     steps: int = 150
-    learning_rate: float = 0.006
+    learning_rate: float = 0.015
     oversample: int = 64
     power_iterations: int = 2
     seed: int = 0

@@ -27,7 +27,7 @@ from training.train import Grid, TrainSettings
 DIMS = (64, 128, 256, 512, 1024)
 NARROW_DIMS = (64, 128)
 CHOSEN = ("wide", "level", "popular", "temperature", "masked", "learning_rate", "steps")
-TRIED = 17
+TRIED = 23
 GOWALLA = "gowalla_lightgcn.parquet"
 
 
