@@ -14,15 +14,21 @@ STARTED := $(shell date +%s)
 # uv from the PATH, or one kept beside the environment.
 UV = $(shell command -v uv || echo $(CURDIR)/$(VENV)/uv/bin/uv)
 
-.PHONY: demo test tracker-tools check format lock clean
+.PHONY: demo test debian-tools tracker-tools check format lock clean
 
 demo: $(VENV)/runtime.stamp
 	@$(BIN)/python -m ledstream demo --started-at $(STARTED) $(if $(FOR),--for $(FOR)) $(if $(DATA),--data $(DATA))
 
-test: $(VENV)/dev.stamp tracker-tools
+test: $(VENV)/dev.stamp debian-tools tracker-tools
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(AT_ONCE) --dist worksteal
 
-# What builds the tracker, for the test that its built file is that of its source. Chromium is looked for, not installed.
+# A browser and a Redis, from Debian where root may install them. Elsewhere tests look for them and say what is missing.
+debian-tools:
+	@command -v chromium > /dev/null && command -v redis-server > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null \
+	|| { echo "installing chromium and redis-server"; apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+	apt-get install -qq -y --no-install-recommends chromium redis-server > /dev/null; } || echo "not installed"
+
+# What builds the tracker, for the test that its built file is that of its source.
 tracker-tools:
 	@cd clients/js && { [ -e node_modules/.bin/esbuild ] || npm ci --silent || echo "no npm: the tracker is tested as built"; }
 
