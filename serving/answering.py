@@ -21,6 +21,7 @@ from store.lookups import Found, Lookups
 
 logger = logging.getLogger(__name__)
 WAIT_S = 0.02  # the longest a question is let wait for those before it
+PATIENCE_S = 0.5  # of who asks many questions, with every part but the first
 AT_ONCE = 2  # batches whose records are looked up: while one is worked on, the store has the other
 FIRST_GUESS_S = 0.0001
 LEARNS = 0.1  # weight of the newest batch in what an answer takes
@@ -74,13 +75,16 @@ class Answering:
         self._see_to_it()
 
     async def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """The answers, in order; some at a time, with other questions in between. Raises Overloaded."""
+        """The answers, in order; some at a time, with other questions in between.
+
+        Every part is let in like anybody else's question. One that is not at once is tried again for a moment: what was
+        answered before it would be lost. Raises Overloaded.
+        """
         answers: list[Answer] = []
         at_once = max(1, self._max_batch // 2)
         for start in range(0, len(questions), at_once):
             some = questions[start : start + at_once]
-            if not start:
-                self._admit(len(some))
+            await self._let_in(len(some), PATIENCE_S if start else 0)
             futures: list[asyncio.Future[Answer]] = [self._loop.create_future() for _ in some]
             self._waiting += [(asked, partial(_put, future)) for asked, future in zip(some, futures, strict=True)]
             self._see_to_it()
@@ -90,6 +94,16 @@ class Answering:
     def _admit(self, number: int) -> None:
         if self._stopping or (self._waiting and len(self._waiting) + number > self._most):
             raise Overloaded("questions")
+
+    async def _let_in(self, number: int, patience_s: float) -> None:
+        deadline = time.perf_counter() + patience_s
+        while True:
+            try:
+                return self._admit(number)
+            except Overloaded:
+                if self._stopping or time.perf_counter() >= deadline:
+                    raise
+            await asyncio.sleep(WAIT_S / 4)
 
     def _see_to_it(self) -> None:
         if not self._is_due and self._looking_up < AT_ONCE:

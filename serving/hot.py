@@ -94,6 +94,8 @@ class Hot:
         except Disconnected:
             raise
         except Exception as error:  # the border of the process: `refusal` tells what is a mistake of ours
+            if isinstance(error, Overloaded):
+                await asyncio.sleep(REFUSED_AFTER_S)
             reply = refusal(EVENTS, error)
         else:
             self._metrics.accepted.inc(verdicts.accepted)

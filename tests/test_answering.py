@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
 
 from serving.answering import Answering
 from serving.answers import Answer, Recommender
@@ -67,6 +70,36 @@ def test_after_a_bad_moment_as_many_may_wait_as_before_it(redis_client: Client) 
         for _ in range(300):
             await asked(questions, 4)
         assert await asked(questions, 30) == 0
+        await questions.stop()
+
+    asyncio.run(story())
+
+
+def test_every_part_of_a_large_request_is_let_in_like_a_question_of_its_own(redis_client: Client) -> None:
+    """Two hundred questions in one request, while others ask as much as may wait, and once they do no more."""
+
+    async def story() -> None:
+        questions = answering(redis_client, max_batch=4, on_batch=lambda _: time.sleep(0.02))
+        await questions.start()
+
+        async def crowd() -> None:
+            while True:
+                with suppress(Overloaded):
+                    while True:
+                        questions.submit(NOBODY, lambda _: None)
+                await asyncio.sleep(0)
+
+        for _ in range(20):
+            questions.submit(NOBODY, lambda _: None)
+        await asyncio.sleep(0.3)  # the pace is known by now
+        asking = asyncio.create_task(questions.ask([NOBODY] * 200))
+        await asyncio.sleep(0)  # its first part is in
+        crowding = asyncio.create_task(crowd())
+        with pytest.raises(Overloaded):
+            await asking
+        crowding.cancel()
+        await asyncio.sleep(0.5)
+        assert len(await questions.ask([NOBODY] * 200)) == 200
         await questions.stop()
 
     asyncio.run(story())
