@@ -38,7 +38,8 @@ def test_at_full_rank_it_is_the_ridge_regression_through_noise() -> None:
     gram, noise = gram_and_noise(matrix, ALL)
     inputs, outputs = denoised_embeddings(matrix, ALL)
     assert inputs.dtype == outputs.dtype == np.float32
-    in_step(inputs.astype(np.float64) @ outputs.T, np.linalg.solve(gram + noise, gram))
+    expected: Floats = np.asarray(np.linalg.solve(gram + noise, gram), np.float64)
+    in_step(inputs.astype(np.float64) @ outputs.T, expected)
 
 
 def test_noise_is_what_dropping_items_at_random_comes_to() -> None:
