@@ -17,7 +17,7 @@ from training.benchmarks.case import NoBenchmark
 from training.benchmarks.diginetica import Cycle, answerable, cycles, diginetica_stream, periods
 from training.sessions.learner import Recipe
 from training.sessions.prefixes import Sessions
-from training.sessions.quality import ranks
+from training.sessions.quality import Scorer
 from training.sessions.teaching import Schedule
 
 FIRST = [[0, 1, 2], [2, 1], [0, 2]]  # sessions of each period, by item
@@ -80,14 +80,17 @@ def test_ranks_are_places_in_the_list_of_known_items_that_serving_would_give() -
     known = rng.random(30) < 0.8
     rows = np.flatnonzero(known)[rng.integers(0, known.sum(), 12)]
     sessions = Sessions.of(np.repeat(np.arange(3), 4), rows)
-    got = ranks(Encoder({0: 1.0}, head_weights=(3.0, 2.0)), embeddings, sessions, known, longest=2)
-    want = []
+    scorer = Scorer(Encoder({0: 1.0}, head_weights=(3.0, 2.0)), embeddings, known)
+    got = scorer.ranks(sessions.prefixes(2))
+    best = scorer.best(sessions.prefixes(2), 5).tolist()
+    want: list[int] = []
     outputs = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     for session in lists(sessions):
         for end in range(1, 4):
             newest = embeddings[session[max(0, end - 2) : end][::-1]]
             scores = np.array([3.0, 2.0])[: len(newest)] @ newest @ outputs.T
             listed = top_k(np.where(known, scores, -np.inf)[None].astype(np.float32), 30)[0].tolist()
+            assert listed[:5] == best[len(want)]
             want.append(listed.index(session[end]))
     assert got.tolist() == want
 

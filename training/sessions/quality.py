@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
 from led.encoder import F32, I64, Bool, Encoder, Events, encode
-from training.sessions.prefixes import Sessions
+from led.ranking import top_k
+from training.sessions.prefixes import Batch, Prefixes
 
 AT_ONCE = 512
 
 
-def ranks(encoder: Encoder, embeddings: F32, sessions: Sessions, known: Bool, *, longest: int) -> I64:
-    """How many known items score at least as well as the one that came next, for every prefix, (prefixes,).
+@dataclass(frozen=True)
+class Scorer:
+    """A model of sessions as it is served: users by the encoder, items with their row at unit length.
 
-    Users are encoded as serving encodes them; items score with their row at unit length. A tie counts against us.
+    embeddings: (items, dim) float32. known: (items,), which items are ranked at all.
     """
-    lengths = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    outputs = np.where(known[:, None], embeddings / lengths, np.nan).T.copy()  # (dim, items); nan is above nothing
-    found = []
-    prefixes = sessions.prefixes(longest)
-    for batch in prefixes.batches(AT_ONCE, np.arange(len(prefixes))):
-        zeros = np.zeros(len(batch.rows), np.int64)
-        events = Events(batch.owners, batch.rows, zeros.astype(np.uint8), zeros)
-        scores = encode(encoder, embeddings, len(batch.targets), events).vectors() @ outputs
-        own = scores[np.arange(len(scores)), batch.targets]
-        found.append(np.count_nonzero(scores >= own[:, None], axis=1) - 1)
-    return np.concatenate([np.empty(0, np.int64), *found])
+
+    encoder: Encoder
+    embeddings: F32
+    known: Bool
+
+    def ranks(self, prefixes: Prefixes) -> I64:
+        """How many other items score at least as well as the one that came next, (prefixes,). It must be known."""
+        found = []
+        for batch, scores in self._scored(prefixes):
+            own = scores[np.arange(len(scores)), batch.targets]
+            found.append(np.count_nonzero(scores >= own[:, None], axis=1) - 1)
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+    def best(self, prefixes: Prefixes, k: int) -> I64:
+        """The best k items after each prefix, (prefixes, min(k, items))."""
+        return np.concatenate([top_k(scores, k) for _, scores in self._scored(prefixes)])
+
+    def _scored(self, prefixes: Prefixes) -> Iterator[tuple[Batch, F32]]:
+        """Batches with their scores (b, items), -inf where an item is not known."""
+        lengths = np.maximum(np.linalg.norm(self.embeddings, axis=1, keepdims=True), 1e-12)
+        outputs = (self.embeddings / lengths).T.copy()  # (dim, items)
+        for batch in prefixes.batches(AT_ONCE, np.arange(len(prefixes))):
+            zeros = np.zeros(len(batch.rows), np.int64)
+            events = Events(batch.owners, batch.rows, zeros.astype(np.uint8), zeros)
+            scores = encode(self.encoder, self.embeddings, len(batch.targets), events).vectors() @ outputs
+            scores[:, ~self.known] = -np.inf
+            yield batch, scores
 
 
 def recall(ranks: I64, k: int) -> float:

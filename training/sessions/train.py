@@ -13,7 +13,7 @@ from training.interactions import SelectedEvents, Selection, interactions_of, se
 from training.progress import Progress, silent
 from training.sessions.learner import Learner, Recipe
 from training.sessions.prefixes import Sessions
-from training.sessions.quality import ranks, recall
+from training.sessions.quality import Scorer, recall
 from training.sessions.teaching import Judge, Schedule, Taught, teach
 from training.train import SAMPLE_VECTORS, Counts
 
@@ -94,10 +94,12 @@ def sessions_of(events: SelectedEvents, gap_s: float) -> tuple[Sessions, I64]:
 def by_recall(sessions: Sessions, settings: SessionSettings) -> Judge:
     """The judge that looks for what came next in these sessions among the best 20 of all items."""
 
+    prefixes = sessions.prefixes(settings.schedule.longest)
+
     def judge(learner: Learner) -> float:
         encoder = Encoder({0: 1.0}, head_weights=learner.head_weights())
-        table, everything = learner.table.numpy(), np.ones(len(learner.table), np.bool_)
-        return recall(ranks(encoder, table, sessions, everything, longest=settings.schedule.longest), 20)
+        everything = np.ones(len(learner.table), np.bool_)
+        return recall(Scorer(encoder, learner.table.numpy(), everything).ranks(prefixes), 20)
 
     return judge
 
