@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import resource
 import shutil
 import time
 from functools import partial
@@ -24,6 +23,7 @@ from bench.report import closing, opening
 from store.archive import archive_batches
 from store.releases import Releases
 from stream.events import item_key, kind_code
+from training.benchmarks.case import peak_mib
 from training.gate import COLUMNS as GATE_COLUMNS
 from training.interactions import Selection
 from training.memory import MIB, needed
@@ -101,7 +101,7 @@ def train(folder: Path, chosen: argparse.Namespace, told: Connection) -> None:
             "items": len(model.item_ids),
             "index_recall": releases.info(version).index["recall20"],
             "asked": len(asked),
-            "peak_mb": round(peak_mb()),
+            "peak_mb": round(peak_mib()),
             "estimate_mb": round(estimate.from_disk / MIB),
             "in_memory_estimate_mb": round(estimate.in_memory / MIB),
             "cpu_s": round(time.process_time()),
@@ -121,15 +121,10 @@ class Stages:
         took = time.process_time() - self._began
         self._began += took
         self.seconds[f"{name}_s"] = round(took, 1)
-        print(f"{name}: {took:,.0f} s of CPU, at most {peak_mb():,.0f} MiB so far", flush=True)
+        print(f"{name}: {took:,.0f} s of CPU, at most {peak_mib():,.0f} MiB so far", flush=True)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        print(f"  {what} {done}/{total}, {time.process_time() - self._began:,.0f} s, {peak_mb():,.0f} MiB", flush=True)
-
-
-def peak_mb() -> float:
-    """The most memory this process held so far, MiB. Pages of files that it has mapped count."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"  {what} {done}/{total}, {time.process_time() - self._began:,.0f} s, {peak_mib():,.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

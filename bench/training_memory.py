@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from bench.archived_world import KIND, write_archive
-from bench.large_training import peak_mb
 from bench.report import closing, opening
 from store.archive import archive_batches
 from store.releases import Releases
 from stream.events import item_key, kind_code
+from training.benchmarks.case import peak_mib
 from training.gate import COLUMNS, GateSettings, examine
 from training.interactions import Selection
 from training.learning import learn_from_disk, learn_in_memory
@@ -98,7 +98,7 @@ def _train(folder: Path, size: Size, way: str, told: Connection) -> None:
     releases = Releases(folder / "releases", item_key, {KIND: kind_code(KIND)})
     version = releases.publish(model, now_ms=0)
     examine(releases, version, None, archived, GateSettings(size.dim), now_ms=0)
-    told.send((peak_mb(), getattr(estimate, way) / MIB, time.process_time()))
+    told.send((peak_mib(), getattr(estimate, way) / MIB, time.process_time()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -230,7 +231,7 @@ class Consuming(RuleBasedStateMachine):
             "half": self.write_half_and_crash,
             "cut": self.cut,
             "overtaken": self.overtake,
-            "put back": lambda _: self.put_back(meeting.copy),
+            "put back": partial(self.put_back_meanwhile, meeting.copy),
         }
         self.log.troubles.crash_before_commit = int(trouble == "crash before commit")
         self.trouble = troubles.get(trouble)
@@ -252,6 +253,13 @@ class Consuming(RuleBasedStateMachine):
             )  # hold and position come first
             client.execute_command("EVALSHA", command.words[1], half, *command.keys[:half], *command.arguments)
         self.crash(command)
+
+    def put_back_meanwhile(self, copy: int, command: Command) -> None:
+        """A server that comes back with a copy has ended its connections. Before the position moves, a process lives by
+        that: the copy may hold the very position it began with, and none of what it wrote since."""
+        self.put_back(copy)
+        if self.trouble_at == "advances":
+            self.cut(command)
 
     def overtake(self, _: Command) -> None:
         """Another process does a batch or two."""

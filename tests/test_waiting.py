@@ -48,6 +48,7 @@ class System:
             "LEDSTREAM_DATA_DIR": str(self.data_dir),
             "LEDSTREAM_PORT": str(port),
             "LEDSTREAM_ARCHIVE_FLUSH_S": "0.3",
+            "LEDSTREAM_SPOOL_MB": "0",  # what the log does not take is refused, and seen
         }
 
     def __enter__(self) -> System:

@@ -84,17 +84,22 @@ def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
 
 
 def peak_mb() -> float:
-    """The most memory this process has held, in MB (10^6 bytes).
+    """The most memory this process has held, in MB (10^6 bytes)."""
+    return peak_mib() * (1 << 20) / 1e6
+
+
+def peak_mib() -> float:
+    """The most memory this process has held, in MiB; pages of files that it has mapped count.
 
     From /proc where there is one: what getrusage reports begins, on Linux, with the peak of the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
+        return int(line.split()[1]) / 1024
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS, the other system with a peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # bytes on macOS, the other with a peak
 
 
 def _tried(grid: Grid | None) -> int:
