@@ -28,14 +28,14 @@ from stream.events import DecodeError, decode_event
 from stream.log import Log
 from stream.topics import EVENTS
 from training.alignment import aligned
-from training.gate import COLUMNS, Archived, GateSettings, examine
+from training.gate import COLUMNS, Archived, GateSettings, examine, learnt_until_ms
 from training.interactions import Selection
 from training.learning import counting_kinds, learn_from_disk, learn_in_memory
 from training.memory import MIB, TooLittleMemory, needed
 from training.progress import Progress, progress_bars
 from training.spectral import SpectralSettings
 from training.streamed import Batches
-from training.survey import Survey, survey
+from training.survey import HELD_OUT_AFTER_MS, NONE, Survey, survey
 from training.train import Grid, TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -73,14 +73,17 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
     with progress_bars() as progress:
         progress("surveying the archive", 0, 1)
         batches = _batches(settings, log, now_ms)
-        found = survey(batches(), counting_kinds(train_settings(settings)))
-        progress("surveying the archive", 1, 1)
         releases = parts.releases(settings)
         before = _before(releases, log)
+        known_ms = learnt_until_ms(before) if before else 0
+        found = survey(batches(), counting_kinds(train_settings(settings)), learnt_until_ms=known_ms)
+        progress("surveying the archive", 1, 1)
         if settings.config:
             model, archived = learn_in_memory(batches, train_settings(settings), found, progress, trainer=trainer)
         else:
             model, archived = _learn(settings, batches, found, progress, before)
+        after_ms = None if found.held_out_after_ms == NONE else found.held_out_after_ms
+        model = replace(model, about={**model.about, HELD_OUT_AFTER_MS: after_ms})
         if before is not None:
             model = aligned(model, before)
             logger.info("alignment: %s", model.about["alignment"])

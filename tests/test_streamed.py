@@ -141,6 +141,13 @@ def test_of_few_events_nothing_is_held_out_and_of_many_the_newest_hour() -> None
     assert survey([busy], KINDS).held_out_after_ms == NOW_MS - 3_600_000
 
 
+def test_nothing_is_held_out_that_the_release_before_may_have_learnt_from() -> None:
+    """It would be asked what it was taught, beside one that was not: each retrain of a first hour would look worse."""
+    busy, lately_ms = pa.concat_tables([archive(seed=3)] * 30), NOW_MS - 60_000
+    assert survey([busy], KINDS, learnt_until_ms=lately_ms).held_out_after_ms == lately_ms
+    assert survey([busy], KINDS, learnt_until_ms=NOW_MS - 7_200_000).held_out_after_ms == NOW_MS - 3_600_000
+
+
 def test_nothing_to_learn_from_is_refused_from_disk_as_from_memory(events: pa.Table, tmp_path: Path) -> None:
     with pytest.raises(TooFewEvents, match="0 users and 0 items"):
         train_streamed(lambda: parts(events), TrainSettings(Selection({"wish": 1.0})), ALL, tmp_path)

@@ -24,6 +24,7 @@ from store.gate_reports import Check, GateReport, check
 from store.item_index import TIE
 from store.releases import BadRelease, Release, Releases, UnknownRelease
 from training.last_hour import Questions, ask, first_of_each_user, rank, vectors
+from training.survey import HELD_OUT_AFTER_MS
 
 ArchivedEvents = pa.Table
 COLUMNS = ("partition", "offset", "appended_ms", "user_id", "item_id", "kind", "time_ms")  # what is read of an archive
@@ -271,6 +272,12 @@ def _load_champion(releases: Releases, version: str | None) -> Release | None:
 
 def _counting_kinds(release: Release) -> list[str]:
     return [kind for kind, weight in release.info.kind_weights.items() if weight > 0]
+
+
+def learnt_until_ms(release: Release) -> int:
+    """Up to when a release may have learnt from the users who are asked: to where they were held out of it, or all."""
+    held_out_after_ms = release.info.about.get(HELD_OUT_AFTER_MS)
+    return held_out_after_ms if isinstance(held_out_after_ms, int) else _data_end(release) or 0
 
 
 def _data_end(release: Release) -> int | None:

@@ -1,9 +1,9 @@
 """The first look at an archive: how much there is to train on, and what is held out of it for the gate to ask about.
 
-Held out is the newest hour of every fifth user. Which users is decided by their ids, so that neither the release that
-is judged nor the one before has learnt from what it is asked, and what is judged is what is published: no second
-training. The price is a fifth of the newest hour, which the next training has. Where the hour holds too few events to
-judge by, the newest ones of these users take its place.
+Held out is the newest hour of every fifth user, as far as the release before was not trained on it: so
+neither of the two has learnt from what it is asked, and what is judged is what is published, without a second training.
+The price is a fifth of the newest hour, which the next training has. Where the hour holds too few events to judge by,
+the newest ones of these users take its place.
 
 Everything is counted in bounded memory, a batch of events after the other.
 """
@@ -25,6 +25,7 @@ ONE_IN = np.uint64(5)
 ENOUGH = 2000  # events, to see a loss of one in a hundred
 FEWEST, MOST_SHARE = 200, 0.2  # of what these users did: fewer decide nothing, and more would be missed
 NONE = np.iinfo(np.int64).max
+HELD_OUT_AFTER_MS = "held_out_after_ms"  # in what a release tells about itself; null where nothing was held out
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,11 @@ class Survey:
         return _asked(events, kinds) & (_times_ms(events) > self.held_out_after_ms)
 
 
-def survey(batches: Iterable[pa.Table], kinds: Collection[str]) -> Survey:
-    """What the events of all batches (columns of `training.interactions.collect`) are. kinds: those that count."""
+def survey(batches: Iterable[pa.Table], kinds: Collection[str], *, learnt_until_ms: int = 0) -> Survey:
+    """What the events of all batches (columns of `training.interactions.collect`) are. kinds: those that count.
+
+    learnt_until_ms: up to there the release before may have learnt from every user: nothing of it is held out.
+    """
     users, items, events, size = Distinct(), Distinct(), 0, 0
     newest_ms, theirs, newest_of_theirs = 0, 0, np.empty(0, np.int64)
     for batch in batches:
@@ -57,7 +61,7 @@ def survey(batches: Iterable[pa.Table], kinds: Collection[str]) -> Survey:
         asked = times_ms[_asked(batch, kinds)]
         theirs += len(asked)
         newest_of_theirs = np.sort(np.concatenate([newest_of_theirs, asked]))[-ENOUGH - 1 :]
-    after_ms = _held_out_after(newest_ms, theirs, newest_of_theirs)
+    after_ms = max(learnt_until_ms, _held_out_after(newest_ms, theirs, newest_of_theirs))
     return Survey(events, users.count(), items.count(), after_ms, size)
 
 
@@ -84,9 +88,9 @@ class Distinct:
 def _held_out_after(newest_ms: int, theirs: int, newest_of_theirs: I64) -> int:
     """theirs: how many events the asked users have; newest_of_theirs: times of the last of them, rising."""
     of_hour = int(np.count_nonzero(newest_of_theirs > newest_ms - HOUR_MS))
-    if of_hour >= ENOUGH:
-        return newest_ms - HOUR_MS
     some = min(ENOUGH, int(MOST_SHARE * theirs))
+    if of_hour >= ENOUGH == some:
+        return newest_ms - HOUR_MS
     return int(newest_of_theirs[-some - 1]) if FEWEST <= some < len(newest_of_theirs) else NONE
 
 
