@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
 
 from led.encoder import F32
 from training.baselines.contract import Fitted
@@ -53,15 +54,16 @@ class ImplicitAls:
     def fit(self, train: Interactions, rng: np.random.Generator, _progress: Progress = silent) -> Iterator[Fitted]:
         from implicit.cpu.als import AlternatingLeastSquares
 
-        model: Any = AlternatingLeastSquares(
-            factors=self.dim,
-            regularization=self.regularisation,
-            alpha=self.alpha,
-            iterations=self.iterations,
-            num_threads=THREADS,
-            random_state=int(rng.integers(1 << 31)),
-        )
-        model.fit(sp.csr_matrix(train.matrix), show_progress=False)
+        with threadpool_limits(THREADS, "blas"):  # it warns of more, and is slow with them
+            model: Any = AlternatingLeastSquares(
+                factors=self.dim,
+                regularization=self.regularisation,
+                alpha=self.alpha,
+                iterations=self.iterations,
+                num_threads=THREADS,
+                random_state=int(rng.integers(1 << 31)),
+            )
+            model.fit(sp.csr_matrix(train.matrix), show_progress=False)
 
         def scores(folded_in: Sparse) -> F32:
             users = model.recalculate_user(np.arange(folded_in.shape[0]), sp.csr_matrix(folded_in))
