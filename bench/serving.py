@@ -93,14 +93,17 @@ def _over(pid: int, uris: Path, chosen: argparse.Namespace, most_per_s: float) -
 
 
 def _show_stages(settings: Settings) -> None:
-    """Where an answer's time went, in the worker that was asked."""
+    """Where an answer's time went, in all workers."""
     shown = scraped(settings.port)
-    answers = next(sample.value for sample in shown if sample.name == "ledstream_batch_size_sum")
-    batches = next(sample.value for sample in shown if sample.name == "ledstream_batch_size_count")
+    answers = sum(sample.value for sample in shown if sample.name == "ledstream_batch_size_sum")
+    batches = sum(sample.value for sample in shown if sample.name == "ledstream_batch_size_count")
     print(f"µs an answer, in batches of {answers / batches:.1f}:")
+    of_stages: dict[str, float] = {}
     for one in shown:
         if one.name == "ledstream_answer_stage_seconds_total":
-            print(f"  {one.labels['stage']:12}{one.value / answers * 1e6:8.1f}")
+            of_stages[one.labels["stage"]] = of_stages.get(one.labels["stage"], 0.0) + one.value
+    for stage, seconds in of_stages.items():
+        print(f"  {stage:12}{seconds / answers * 1e6:8.1f}")
 
 
 def _arguments() -> argparse.Namespace:
