@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from annotated_types import Le
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 Section = TypeVar("Section")
 Table = dict[str, Any]
 BEGINNINGS: dict[str, type[Begin]] = {"narrow": NarrowSettings, "pmi": PmiSettings, "none": RandomStart}
+MOST_DIM = next(bound for bound in Settings.model_fields["dim"].metadata if isinstance(bound, Le)).le
 SECTIONS = ("selection", "pretraining", "finetuning", "evaluation", "sessions")
 
 
@@ -154,6 +156,8 @@ class ConfigFile:
 
     def _section(self, name: str, kind: type[Section], table: Table) -> Section:
         known = _keys(kind)
+        if not isinstance(table, dict):
+            raise SettingsError(f"{self.path}: {name} = {table!r} must be a section, [{name}]")
         for key, value in table.items():
             if key not in known:
                 raise self._refusal(name, key, value, f"no such key; there are {', '.join(known)}")
@@ -168,6 +172,8 @@ class ConfigFile:
                 raise SettingsError(f"{self.path}: [{name}] {first['msg'].removeprefix('Value error, ')}") from None
             key = str(first["loc"][0])
             raise self._refusal(name, key, table.get(key), first["msg"]) from None
+        if table.get("dim", 0) > MOST_DIM:
+            raise self._refusal(name, "dim", table["dim"], f"must be at most {MOST_DIM}")
         return kind(**{key: getattr(found, key) for key in known})
 
     def _among(self, name: str, key: str, kinds: Collection[str], selection: Selection) -> None:

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from training.pmi import PmiSettings, TooLarge, estimated_bytes, log_shares, meetings, pmi_embeddings, positive_pmi
 from training.svd import Sparse
+from training.train import TooFewEvents
 
 ALL = PmiSettings(min_count=0)
 
@@ -81,7 +82,7 @@ def test_items_that_hardly_meet_others_are_left_out_and_nobody_divides_by_them()
     assert np.isfinite(inputs).all()
     assert inputs is outputs
     np.testing.assert_allclose(biases, np.log(np.array([3, 3, 2, 1]) / 9), rtol=1e-6)
-    with pytest.raises(ValueError, match="min_count = 99"):
+    with pytest.raises(TooFewEvents, match="min_count = 99"):
         positive_pmi(HATS_AND_BOOKS, replace(ALL, min_count=99))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,6 +111,39 @@ def test_what_a_file_should_not_say_is_refused_by_file_key_and_value(read: Read,
     with pytest.raises(SettingsError, match=message) as refused:
         read(text)
     assert "train.toml" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("sessions", "popularity_half_life_s = 0"),
+        ("sessions", "seed = -1"),
+        ("sessions.recipe", "dim = 0"),
+        ("sessions.recipe", "dim = 5000"),
+        ("sessions.recipe", "heads = 12"),
+        ("sessions.recipe", "heads = -1"),
+        ("sessions.schedule", "batch = 0"),
+        ("sessions.schedule", "last_rate = -1"),
+        ("sessions.schedule", "longest = 0"),
+        ("sessions.schedule", "passes = 0"),
+        ("sessions.schedule", "replay = nan"),
+        ('pretraining]\nmethod = "pmi"\n#', "smoothing = nan"),
+        ('pretraining]\nmethod = "pmi"\n#', "oversample = -70"),
+        ('pretraining]\nmethod = "pmi"\n#', "seed = -1"),
+        ('pretraining]\nmethod = "narrow"\n#', "seed = -1"),
+        ('pretraining]\nmethod = "none"\n#', "seed = -1"),
+        ("pretraining", "oversample = -70"),
+        ("pretraining", "dim = 100000"),
+        ("finetuning", "seed = -1"),
+    ],
+)
+def test_a_number_that_training_could_not_use_is_refused_before_it(tmp_path: Path, section: str, said: str) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text(f"[{section}]\n{said}")
+    settings = read_settings({}, {"config": str(path)})
+    name = section.partition("]")[0]
+    with pytest.raises(SettingsError, match=rf"train\.toml: \[{re.escape(name)}\] {said}(\.0)?: must be "):
+        configured(settings, train_settings(settings))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

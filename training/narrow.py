@@ -68,8 +68,14 @@ class NarrowSettings:
         if not 0 <= self.masked < 1:
             raise ValueError(f"masked = {self.masked}: must be at least 0 and below 1")
         for name in ("temperature", "users", "targets", "candidates", "steps", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0 and finite")
+        for name in ("popular", "mixed_in"):
+            if not np.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} = {getattr(self, name)}: must be finite")
+        for name in ("oversample", "power_iterations", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
 
 
 class Wide(NamedTuple):

@@ -22,6 +22,7 @@ import scipy.sparse as sp
 from led.encoder import F32, F64, I64
 from training.progress import Progress, silent
 from training.svd import Sparse, randomized_svd
+from training.train import TooFewEvents
 
 BYTES_A_CELL = 12  # a float32 and an int32, and half of that again while blocks are put together
 CELLS_AT_ONCE = 1 << 24
@@ -61,15 +62,20 @@ class PmiSettings:
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise ValueError(f"dim = {self.dim}: must be at least 1")
-        if not self.shift > 0:
-            raise ValueError(f"shift = {self.shift}: must be above 0")
+        if not 0 < self.shift < np.inf:
+            raise ValueError(f"shift = {self.shift}: must be above 0 and finite")
+        if not np.isfinite(self.smoothing):
+            raise ValueError(f"smoothing = {self.smoothing}: must be finite")
+        for name in ("min_count", "oversample", "power_iterations", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
 
 
 def pmi_embeddings(matrix: Sparse, settings: PmiSettings, progress: Progress = silent) -> tuple[F32, F32, F32]:
-    """Input embeddings, output embeddings (items, dim), which are the same, and biases (items,). Raises TooLarge.
+    """Input embeddings, output embeddings (items, dim), which are the same, and biases (items,).
 
-    Of a matrix (users, items) only which cells are there matters. Items that were left out have rows of zeros; dim is
-    less where there are fewer directions.
+    Raises TooLarge, TooFewEvents. Of a matrix (users, items) only which cells are there matters. Items that were left
+    out have rows of zeros; dim is less where there are fewer directions.
     """
     values = positive_pmi(matrix, settings, progress)
     rng = np.random.default_rng(settings.seed)
@@ -86,12 +92,15 @@ def pmi_embeddings(matrix: Sparse, settings: PmiSettings, progress: Progress = s
 
 
 def positive_pmi(matrix: Sparse, settings: PmiSettings, progress: Progress = silent) -> Sparse:
-    """PPMI (items, items) of the items that touch the same users. Raises TooLarge before anything large is made."""
+    """PPMI (items, items) of the items that touch the same users.
+
+    Raises TooLarge before anything large is made, TooFewEvents where min_count leaves none.
+    """
     users = _frequent_alone(matrix, settings)
     sums = meetings(users)
     total = sums.sum()
     if not total:
-        raise ValueError(f"min_count = {settings.min_count}: no two items that meet so often are left")
+        raise TooFewEvents(f"min_count = {settings.min_count}: no two items that meet so often are left")
     powers = np.where(sums > 0, sums, 1.0) ** settings.smoothing * (sums > 0)
     if settings.cell_sums:
         smoothed = sum(float((block.data.astype(np.float64) ** settings.smoothing).sum()) for block in _rows(users))

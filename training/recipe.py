@@ -31,6 +31,8 @@ class RandomStart:
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise ValueError(f"dim = {self.dim}: must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed}: must be at least 0")
 
 
 Begin = PmiSettings | NarrowSettings | RandomStart

@@ -41,6 +41,9 @@ class SpectralSettings:
         for name in ("a", "p"):
             if not np.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} = {getattr(self, name)}: must be finite")
+        for name in ("oversample", "power_iterations", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ class FinetuneSettings:
         for name in ("lr", "encoder_lr", "half_life_s"):
             value = getattr(self, name)
             self._must(name, (value is None and name != "lr") or (value is not None and 0 < value < np.inf), "above 0")
+        self._must("seed", self.seed >= 0, "at least 0")
         self._must("target_ratio", 0 < self.target_ratio <= 1, "above 0 and at most 1")
         self._must("masking", 0 <= self.masking < 1, "at least 0 and below 1")
         self._must("heads", 0 <= self.heads <= MOST_HEADS, f"from 0 to {MOST_HEADS}")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from led.encoder import F32, I64
+from led.encoder import F32, I64, MOST_HEADS
 from training.sessions.loss import Candidates, cosine_softmax, through_unit_rows, unit_rows
 from training.sessions.prefixes import Batch
 
@@ -31,10 +31,14 @@ class Recipe:
     bfloat16: bool = True
 
     def __post_init__(self) -> None:
-        if not (0 < self.share <= 1 and 0 <= self.dropout < 1 and self.tau >= 0.02):
+        if self.dim < 1:
+            raise ValueError(f"dim = {self.dim}: must be at least 1")
+        if not 0 <= self.heads <= MOST_HEADS:
+            raise ValueError(f"heads = {self.heads}: must be from 0 to {MOST_HEADS}")
+        if not (0 < self.share <= 1 and 0 <= self.dropout < 1 and 0.02 <= self.tau < np.inf):
             raise ValueError(
                 f"share = {self.share}, dropout = {self.dropout}, tau = {self.tau}: a share is above 0 and at most 1, "
-                "dropout at least 0 and below 1, tau at least .02, below which exp(1/tau) has no room in float32"
+                "dropout at least 0 and below 1, tau finite, and at least .02: below, exp(1/tau) has no room in float32"
             )
 
 

@@ -35,6 +35,16 @@ class Schedule:
     longest: int = 20
     patience: int = 2
 
+    def __post_init__(self) -> None:
+        for name in ("passes", "warm_passes", "batch", "longest", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+        for name in ("rate", "last_rate"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0 and finite")
+        if not 0 <= self.replay <= 1:
+            raise ValueError(f"replay = {self.replay}: must be from 0 to 1")
+
 
 @dataclass(frozen=True)
 class Taught:

@@ -42,6 +42,10 @@ class SessionSettings:
             raise ValueError(f"session_gap_s = {self.session_gap_s}: must be above 0")
         if not 0 <= self.held_out_share < 1:
             raise ValueError(f"held_out_share = {self.held_out_share}: must be at least 0 and below 1")
+        if self.popularity_half_life_s is not None and not self.popularity_half_life_s > 0:
+            raise ValueError(f"popularity_half_life_s = {self.popularity_half_life_s}: must be above 0")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed}: must be at least 0")
 
 
 def train_sessions(
