@@ -20,7 +20,7 @@ from ledstream.canary_command import introduce
 from ledstream.limits import available_mb
 from ledstream.process import stop_with_supervisor
 from ledstream.settings import Settings
-from ledstream.train_config import configured
+from ledstream.train_config import ConfigFile, configured
 from store.archive import Archive, ArchiveRow, archive_batches
 from store.releases import BadRelease, Model, Release, Releases, UnknownRelease
 from stream.announcements import Announcement, read_announcement
@@ -31,7 +31,8 @@ from training.alignment import aligned
 from training.gate import COLUMNS, Archived, GateSettings, examine, learnt_until_ms
 from training.interactions import Selection
 from training.learning import counting_kinds, learn_from_disk, learn_in_memory
-from training.memory import MIB, TooLittleMemory, needed
+from training.memory import MIB, TooLittleMemory, needed, needed_by_file
+from training.narrow import NarrowSettings
 from training.progress import Progress, progress_bars
 from training.spectral import SpectralSettings
 from training.streamed import Batches
@@ -79,6 +80,7 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
         found = survey(batches(), counting_kinds(train_settings(settings)), learnt_until_ms=known_ms)
         progress("surveying the archive", 1, 1)
         if settings.config:
+            fits_by_file(settings, found)
             model, archived = learn_in_memory(batches, train_settings(settings), found, progress, trainer=trainer)
         else:
             model, archived = _learn(settings, batches, found, progress, before)
@@ -99,16 +101,58 @@ def train_once(settings: Settings, log: Log, now_ms: int) -> str:
 def fits_in_memory(settings: Settings, found: Survey) -> bool:
     """Whether the training may hold everything in memory, or must work from disk. Raises TooLittleMemory."""
     needs = needed(found, train_settings(settings).spectral)
-    limit_mb = settings.train_memory_mb or available_mb()
-    size = f"{found.events:,} events of {found.users:,} users on {found.items:,} items at dimension {settings.dim}"
     takes = f"about {needs.in_memory / MIB:,.0f} MiB in memory, {needs.from_disk / MIB:,.0f} MiB from disk"
-    limit = f"{limit_mb:,.0f} MiB {'allowed' if settings.train_memory_mb else 'free'}"
-    logger.info("training on %s: %s; %s", size, takes, limit)
+    limit_mb = _limit_mb(settings, found, takes)
     if min(needs) > limit_mb * MIB:
-        given = f"LEDSTREAM_TRAIN_MEMORY_MB = {settings.train_memory_mb}"
         what = "raise it, or lower LEDSTREAM_DIM or LEDSTREAM_TRAIN_DAYS"
-        raise TooLittleMemory(f"{given} ({limit}): {size} take {takes}: {what}")
+        raise TooLittleMemory(_too_little(settings, found, limit_mb, f"{takes}: {what}"))
     return needs.in_memory <= limit_mb * MIB
+
+
+def fits_by_file(settings: Settings, found: Survey) -> None:
+    """Raises TooLittleMemory where training by the file settings.config takes more than may be taken."""
+    spectral, learnt_tables = gradients(settings, train_settings(settings))
+    needs = needed_by_file(found, spectral, learnt_tables=learnt_tables)
+    takes = f"about {needs / MIB:,.0f} MiB in memory"
+    limit_mb = _limit_mb(settings, found, takes)
+    if needs > limit_mb * MIB:
+        what = f"training by {settings.config} does not work from disk: raise it, or lower dim or LEDSTREAM_TRAIN_DAYS"
+        raise TooLittleMemory(_too_little(settings, found, limit_mb, f"{takes}, and {what}"))
+
+
+def gradients(settings: Settings, general: TrainSettings) -> tuple[SpectralSettings, int]:
+    """Of the file settings.config: the widest decomposition, and how many tables gradients change."""
+    file = ConfigFile.read(Path(settings.config))
+    if "sessions" in file.tables:
+        return replace(general.spectral, oversample=0), 1
+    recipe = file.recipe(general)
+    begin, stage = recipe.begin, recipe.finetuning
+    spectral = recipe.general.spectral if begin is None else replace(general.spectral, dim=recipe.dim)
+    if isinstance(begin, NarrowSettings):
+        spectral = replace(spectral, dim=begin.wide, oversample=begin.oversample)
+    if stage is None:
+        return spectral, 0
+    return spectral, 1 if stage.settings.tied else 2
+
+
+def _limit_mb(settings: Settings, found: Survey, takes: str) -> float:
+    """What a training may take, MiB; told beside what it takes."""
+    limit_mb = settings.train_memory_mb or available_mb()
+    logger.info("training on %s: %s; %s", _size(settings, found), takes, _limit(settings, limit_mb))
+    return limit_mb
+
+
+def _too_little(settings: Settings, found: Survey, limit_mb: float, takes: str) -> str:
+    given = f"LEDSTREAM_TRAIN_MEMORY_MB = {settings.train_memory_mb}"
+    return f"{given} ({_limit(settings, limit_mb)}): {_size(settings, found)} take {takes}"
+
+
+def _size(settings: Settings, found: Survey) -> str:
+    return f"{found.events:,} events of {found.users:,} users on {found.items:,} items at dimension {settings.dim}"
+
+
+def _limit(settings: Settings, limit_mb: float) -> str:
+    return f"{limit_mb:,.0f} MiB {'allowed' if settings.train_memory_mb else 'free'}"
 
 
 def _batches(settings: Settings, log: Log, now_ms: int) -> Batches:

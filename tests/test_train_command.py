@@ -18,6 +18,7 @@ from stream.announcements import current_version
 from stream.events import Event, decode_event, encode_event, erasure
 from stream.log import Entry, Log
 from stream.topics import EVENTS
+from training.memory import TooLittleMemory
 from training.train import TooFewEvents
 
 NOW = int(time.time() * 1000)
@@ -87,6 +88,20 @@ def test_a_file_says_how_a_release_is_trained_and_the_release_tells(
     story = json.loads((settings.releases_dir / release.version / "training.json").read_text())
     assert [epoch["number"] for epoch in story["epochs"]] == [1, 2]
     assert (settings.releases_dir / release.version / "learning-curves.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("more", ["", "[finetuning]\n", "[sessions]\n"])
+def test_training_by_a_file_that_takes_more_memory_than_allowed_does_not_begin(
+    settings: Settings, log: Log, tmp_path: Path, more: str
+) -> None:
+    pytest.importorskip("torch")
+    append(log, views(6))
+    file = tmp_path / "train.toml"
+    file.write_text(more)
+    limited = settings.model_copy(update={"config": str(file), "train_memory_mb": 100})
+    with pytest.raises(TooLittleMemory, match=r"LEDSTREAM_TRAIN_MEMORY_MB = 100 .* does not work from disk"):
+        trained(limited, log)
+    assert current_version(log) is None
 
 
 def views(items: int) -> list[Event]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.training_memory import WAYS, Size, measured
-from training.memory import MIB, needed
+from training.memory import MIB, needed, needed_by_file
 from training.spectral import SpectralSettings
 from training.survey import Survey
 
@@ -24,3 +24,10 @@ def test_from_disk_a_training_grows_with_the_catalogue_and_hardly_with_events_or
     larger = Survey(events=1_000_000_000, users=50_000_000, items=200_000, bytes=60_000_000_000)
     assert needed(large, SETTINGS).from_disk < 2048 * MIB < 8192 * MIB < needed(large, SETTINGS).in_memory
     assert needed(larger, SETTINGS).from_disk < 2 * needed(large, SETTINGS).from_disk
+
+
+def test_what_gradients_change_is_foretold_beside_what_the_closed_form_takes() -> None:
+    found = Survey(events=1_000_000, users=50_000, items=1_000_000, bytes=60_000_000)
+    plain, tied, untied = (needed_by_file(found, SETTINGS, learnt_tables=tables) for tables in range(3))
+    assert plain == needed(found, SETTINGS).in_memory
+    assert untied - tied == 1_000_000 * 64 * 4 * (1 + 3) < tied - plain
