@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ledstream import parts
 from ledstream.child import Child, environ_of
+from ledstream.config_check import check_config
 from ledstream.judge import judging
 from ledstream.process import stop_on_signals
 from ledstream.settings import Settings
@@ -25,8 +26,11 @@ OPEN_AGAIN_S = 5.0
 def run_forever(settings: Settings, further: Sequence[str] = ()) -> None:
     """A training each settings.retrain_every seconds, counted from the end of the one before, until SIGTERM.
 
-    further: arguments of `ledstream train` beside the settings.
+    further: arguments of `ledstream train` beside the settings. Raises SettingsError where the file settings.config is
+    no good; `up` has asked about it already, and a file that went bad since fails one training and not the schedule.
     """
+    if not settings.supervisor_pid:
+        check_config(settings)
     stop = stop_on_signals(settings)
     log = _opened(settings, stop)
     if log is None:

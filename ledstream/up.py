@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 
 from ledstream import parts
 from ledstream.child import Child, environ_of
+from ledstream.config_check import check_config
 from ledstream.process import check_free, stop_on_signals
 from ledstream.settings import Settings, SettingsError
 from store.embedded import EmbeddedStore
@@ -27,6 +28,8 @@ def run(settings: Settings) -> None:
         raise SettingsError(
             f"LEDSTREAM_METRICS_PORT = {settings.metrics_port}: `up` has two consumers, which cannot share it: unset it"
         )
+    if settings.retrain_every:
+        check_config(settings)
     stop = stop_on_signals(settings)
     with ExitStack() as stack:
         stack.enter_context(only_one(settings))

@@ -55,6 +55,7 @@ def output(settings: Settings) -> Iterator[Path]:
     assert scheduler.wait(30) == 0, path.read_text()
 
 
+@pytest.mark.slow
 def test_a_schedule_outlives_a_log_that_is_away_and_trains_again_when_it_is_back(
     settings: Settings, output: Path, tmp_path: Path
 ) -> None:
@@ -69,6 +70,26 @@ def test_a_schedule_outlives_a_log_that_is_away_and_trains_again_when_it_is_back
     before = len(releases.versions())
     with EmbeddedStore(tmp_path / "log"):
         until(lambda: len(releases.versions()) > before)
+
+
+@pytest.mark.parametrize("command", [["up"], ["train", "--every"]])
+@pytest.mark.parametrize("text", [None, "[pretraining]\ndim = 0\n"])
+def test_a_file_that_no_training_could_use_stops_the_start(
+    settings: Settings, tmp_path: Path, command: list[str], text: str | None
+) -> None:
+    file = tmp_path / "train.toml"
+    if text is not None:
+        file.write_text(text)
+    told = subprocess.run(
+        [sys.executable, "-m", "ledstream", *command],
+        env=environ_of(settings.model_copy(update={"config": str(file)})) | {"LEDSTREAM_SUPERVISOR_PID": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert told.stderr.splitlines()[-1].startswith(f"ledstream {command[0]}: {file}: ")
 
 
 def test_a_training_gives_way_in_niceness_threads_and_memory() -> None:
