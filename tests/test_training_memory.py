@@ -12,6 +12,7 @@ from training.survey import Survey
 SETTINGS = SpectralSettings(dim=64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", [Size(200_000, 20_000, 5_000, 64), Size(500_000, 50_000, 40_000, 64)])
 def test_a_training_takes_what_was_foretold(size: Size, way: str) -> None:
