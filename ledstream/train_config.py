@@ -145,7 +145,17 @@ class ConfigFile:
         settings = self._section("finetuning", FinetuneSettings, table)
         self._among("finetuning", "positives", settings.positives, selection)
         validation = self._section("evaluation", ValidationSettings, self.tables.get("evaluation", {}))
-        return Stage(settings, validation, checkpoint=Path(beside.checkpoint) if beside.checkpoint else None)
+        return Stage(settings, validation, checkpoint=self._checkpoint(beside.checkpoint))
+
+    def _checkpoint(self, name: str | None) -> Path | None:
+        if not name:
+            return None
+        path = Path(name)
+        if path.is_dir():
+            raise self._refusal("finetuning", "checkpoint", name, "is a folder; it must be a file")
+        if not path.parent.is_dir():
+            raise self._refusal("finetuning", "checkpoint", name, f"there is no folder {path.parent}")
+        return path
 
     def _split(self, name: str, kind: type[Section]) -> tuple[Section, Table]:
         """What a section says of `kind`, and the rest of it."""

@@ -29,7 +29,7 @@ from training.finetune.validation import Validation, held_out, ndcg
 from training.interactions import SelectedEvents, Selection, select
 from training.recipe import RandomStart, Recipe, made, pretrained
 from training.spectral import SpectralSettings, averaged
-from training.train import TrainSettings
+from training.train import TooFewEvents, TrainSettings
 
 ITEMS, DIM = 24, 6
 QUICK = FinetuneSettings(negatives=5, lr=0.02, batch_users=32, epochs=4, threads=1, seed=3)
@@ -164,6 +164,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
             finetune(train, validation, start(), other, checkpoint=checkpoint)
     with pytest.raises(OtherRun):
         finetune(train, validation, start(seed=5), QUICK, checkpoint=checkpoint)
+    assert validation is not None
+    with pytest.raises(OtherRun):  # epochs judged by another measure cannot be compared
+        finetune(train, replace(validation, k=validation.k + 1), start(), QUICK, checkpoint=checkpoint)
     checkpoint.write_bytes(b"torn")
     with pytest.raises(OtherRun, match="cannot be read"):
         Checkpoint.read(checkpoint, "")
@@ -240,6 +243,14 @@ def test_what_is_learned_is_what_the_encoder_of_the_release_computes() -> None:
     with torch.no_grad():
         without = again.scores(again.queries(inputs_of(some, np.arange(20)))).numpy()
     assert np.abs(without - served).max() > 1e-2  # decay does matter here
+
+
+def test_kinds_to_predict_that_nobody_has_are_refused_by_name() -> None:
+    views = shop().of_kinds(["view"])
+    recipe = Recipe(TrainSettings(Selection({"view": 1.0, "sale": 1.0})), RandomStart(dim=8))
+    begun = pretrained(views, recipe)
+    with pytest.raises(TooFewEvents, match="positives = sale: no such event"):
+        finetuned(views, begun, Stage(replace(SHOP, positives=("sale",)), ValidationSettings(0.2, k=5)))
 
 
 def test_a_fine_tuned_release_tells_how_it_was_made() -> None:

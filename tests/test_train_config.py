@@ -146,6 +146,13 @@ def test_a_number_that_training_could_not_use_is_refused_before_it(tmp_path: Pat
         configured(settings, train_settings(settings))
 
 
+def test_a_checkpoint_that_could_not_be_written_is_refused_before_training(read: Read, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"\[finetuning\] checkpoint = .*: is a folder; it must be a file"):
+        read(f"[finetuning]\ncheckpoint = '{tmp_path}'")
+    with pytest.raises(SettingsError, match=r"\[finetuning\] checkpoint = .*run\.pt': there is no folder .*gone"):
+        read(f"[finetuning]\ncheckpoint = '{tmp_path}/gone/run.pt'")
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"gone\.toml: No such file"):
         ConfigFile.read(tmp_path / "gone.toml")

@@ -49,10 +49,13 @@ class Checkpoint:
         return found
 
 
-def fingerprint(timelines: Timelines, start: Start, settings: FinetuneSettings) -> str:
-    """Says whether two runs take the same steps. How long they go on, epochs and patience, may differ."""
+def fingerprint(timelines: Timelines, start: Start, settings: FinetuneSettings, k: int | None) -> str:
+    """Says whether two runs take the same steps and judge them alike, by ndcg@k; no k, no judging.
+
+    How long they go on, epochs and patience, may differ.
+    """
     steps = asdict(replace(settings, epochs=1, patience=1, threads=None))
-    digest = hashlib.blake2b(repr((steps, start.kind_weights, start.head_weights)).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr((steps, start.kind_weights, start.head_weights, k)).encode(), digest_size=16)
     columns = (timelines.ends, timelines.rows, timelines.kinds, timelines.times_ms, timelines.is_positive)
     for array in (*columns, start.inputs, start.outputs, start.biases):
         digest.update(array.tobytes())

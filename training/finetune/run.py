@@ -88,7 +88,7 @@ class Run:
         clock: Callable[[], float] = time.process_time,
     ) -> None:
         self._timelines, self._validation, self._settings, self._clock = timelines, validation, settings, clock
-        self.fingerprint = fingerprint(timelines, start, settings)
+        self.fingerprint = fingerprint(timelines, start, settings, None if validation is None else validation.k)
         self.network = Network(start, settings, np.random.default_rng([settings.seed, 0]))
         self._adam = _adam(self.network, settings)
         self._history: list[Epoch] = []

@@ -26,6 +26,7 @@ from training.finetune.validation import held_out
 from training.interactions import SelectedEvents
 from training.progress import Progress, silent
 from training.spectral import averaged
+from training.train import TooFewEvents
 
 logger = logging.getLogger(__name__)
 SAMPLE_VECTORS = 2000
@@ -37,12 +38,16 @@ def finetuned(events: SelectedEvents, model: Model, stage: Stage, progress: Prog
 
     model: pre-trained, on these events but those of validation users; its item_ids are theirs. What its events weigh,
     by kind, age and position, is where learned weights begin, and what they stay where none are learned, up to a
-    factor that makes the first kind 1. A checkpoint of another run, as newer events make it, is removed.
+    factor that makes the first kind 1. A checkpoint of another run, as newer events make it, is removed. Raises
+    TooFewEvents where there is nothing to predict.
     """
     settings = replace(stage.settings, half_life_s=stage.settings.half_life_s or model.half_life_s)
     kinds = [kind for kind, weight in model.kind_weights.items() if weight > 0]
     timelines = timelines_of_events(events, kinds, settings.positives or kinds)
     train, validation = held_out(timelines, settings, stage.validation)
+    if not train.is_positive.any():
+        named = ", ".join(settings.positives or kinds)
+        raise TooFewEvents(f"positives = {named}: no such event of the users to train on is there to predict")
     start = Start(model.input_embeddings, model.output_embeddings, model.biases)
     if stage.warm is not None:
         start = stage.warm.start(model.item_ids, np.random.default_rng(settings.seed))
