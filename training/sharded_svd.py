@@ -32,7 +32,7 @@ def decompose_shards(
     before: a release to begin at (`training/warm_start.py`), which saves one power iteration of several.
     """
     sums = shards.sums()
-    start = start_from(before, shards.item_ids, sums)
+    start = start_from(before, shards.item_ids, sums, dim=min(settings.dim, shards.users, len(sums)))
     iterations = settings.power_iterations
     if start is not None:
         iterations = max(min(1, iterations), iterations - 1)
