@@ -1,9 +1,11 @@
-"""What processes of this account hold on this machine, a port or a core, and where they meet: all in one folder."""
+"""What processes hold until they end: a port or a core of this machine, all in one folder, or a file that they name."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TextIO
@@ -36,3 +38,25 @@ def hold(name: str) -> TextIO:
             lock.close()
             raise
         lock.close()
+
+
+class Held(Exception):
+    """Another process holds a file: says which, by its number."""
+
+
+@contextmanager
+def held_file(path: Path) -> Iterator[None]:
+    """Hold a file, which is made where it is missing and stays; the kernel lets it go where this process is killed.
+
+    Raises Held where another process holds it.
+    """
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Held(f"pid {lock.read().strip() or 'not told yet'}") from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield

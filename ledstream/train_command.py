@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,8 +18,9 @@ from consumers.archive import archive_row
 from ledstream import parts
 from ledstream.canary_command import introduce
 from ledstream.limits import available_mb
+from ledstream.locks import Held, held_file
 from ledstream.process import stop_with_supervisor
-from ledstream.settings import Settings
+from ledstream.settings import Settings, SettingsError
 from ledstream.train_config import ConfigFile, configured
 from store.archive import Archive, ArchiveRow, archive_batches
 from store.releases import BadRelease, Model, Release, Releases, UnknownRelease
@@ -225,10 +226,25 @@ def not_archived(archive: Archive, log: Log) -> Iterator[ArchiveRow]:
 
 
 def run_once(settings: Settings) -> str:
-    """`ledstream train`."""
+    """`ledstream train`. Raises SettingsError where another training runs on the data directory, and as train_once."""
     stop_with_supervisor(settings, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    log = parts.open_log(settings)
-    try:
+    with only_training(settings), closing(parts.open_log(settings)) as log:
         return train_once(settings, log, int(time.time() * 1000))
-    finally:
-        log.close()
+
+
+@contextmanager
+def only_training(settings: Settings) -> Iterator[None]:
+    """Hold the data directory's training. Two at once would each take the memory that it foretold for itself alone.
+
+    Raises SettingsError where another training runs on it.
+    """
+    where = f"LEDSTREAM_DATA_DIR = {settings.data_dir}"
+    with ExitStack() as stack:
+        try:
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held_file(settings.data_dir / "training.lock"))
+        except Held as other:
+            raise SettingsError(f"{where}: another training runs here ({other})") from None
+        except OSError as error:
+            raise SettingsError(f"{where}: {error.strerror}") from None
+        yield

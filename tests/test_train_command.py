@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +13,8 @@ import pytest
 
 from consumers.archive import archive_row
 from ledstream import parts
-from ledstream.settings import Settings, read_settings
-from ledstream.train_command import train_once
+from ledstream.settings import Settings, SettingsError, read_settings
+from ledstream.train_command import run_once, train_once
 from store.releases import Release
 from stream.announcements import current_version
 from stream.events import Event, decode_event, encode_event, erasure
@@ -88,6 +90,29 @@ def test_a_file_says_how_a_release_is_trained_and_the_release_tells(
     story = json.loads((settings.releases_dir / release.version / "training.json").read_text())
     assert [epoch["number"] for epoch in story["epochs"]] == [1, 2]
     assert (settings.releases_dir / release.version / "learning-curves.png").stat().st_size > 1000
+
+
+HOLDS = """
+import sys, time
+from ledstream.settings import read_settings
+from ledstream.train_command import only_training
+with only_training(read_settings({}, {"data_dir": sys.argv[1]})):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_training_is_refused_until_the_first_one_is_gone_even_killed(settings: Settings, log: Log) -> None:
+    append(log, views(6))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(settings.data_dir)], stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(SettingsError, match=rf"another training runs here \(pid {first.pid}\)"):
+            run_once(settings)
+        first.kill()
+    assert run_once(settings) == current_version(log)
 
 
 @pytest.mark.parametrize("more", ["", "[finetuning]\n", "[sessions]\n"])
