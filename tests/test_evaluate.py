@@ -11,7 +11,9 @@ import scipy.sparse as sp
 
 from led.encoder import F32, Encoder
 from training.benchmarks.case import NoBenchmark, data_folder, peak_mb
+from training.benchmarks.diginetica import DIGINETICA
 from training.benchmarks.gowalla import GOWALLA, closed_form, gowalla
+from training.benchmarks.ml1m import RATINGS
 from training.benchmarks.own_events import archive
 from training.benchmarks.registry import run
 from training.evaluate import (
@@ -227,6 +229,28 @@ def test_a_model_that_a_benchmark_does_not_know_is_named(tmp_path: Path) -> None
     (tmp_path / GOWALLA).touch()
     with pytest.raises(NoBenchmark, match="models = svm: benchmark gowalla knows led"):
         next(iter(run("gowalla", [64], models=["svm"], folder=tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "model", "extra"),
+    [
+        ("led-shape", "losses", "train"),
+        ("diginetica-stream", "led-sessions", "train"),
+        ("ml-1m-strong", "wmf", "baselines"),
+    ],
+)
+def test_a_model_whose_extra_is_not_installed_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, benchmark: str, model: str, extra: str
+) -> None:
+    """The case's own process finds, first on its path, modules that say of themselves that they are not there."""
+    for data in (RATINGS, DIGINETICA):
+        (tmp_path / data).touch()
+    for missing in ("torch", "implicit"):
+        says = f"raise ModuleNotFoundError('No module named {missing}', name='{missing}')"
+        (tmp_path / f"{missing}.py").write_text(says)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(NoBenchmark, match=rf"model = {model}: No module .*: pip install 'ledstream\[{extra}\]'"):
+        next(iter(run(benchmark, models=[model], folder=tmp_path)))
 
 
 def test_peak_memory_is_a_plausible_number_of_megabytes() -> None:

@@ -1,4 +1,4 @@
-"""Models of the library `implicit` (extra `baselines`), which is imported where one is fitted."""
+"""Models of the library `implicit` (extra `baselines`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from implicit import nearest_neighbours
+from implicit.cpu.als import AlternatingLeastSquares
 from threadpoolctl import threadpool_limits
 
 from led.encoder import F32
@@ -28,8 +30,6 @@ class ItemNeighbours:
     weighting: str = "cosine"  # or tfidf, bm25
 
     def fit(self, train: Interactions, _rng: np.random.Generator, _progress: Progress = silent) -> Iterator[Fitted]:
-        from implicit import nearest_neighbours
-
         kinds = {
             "cosine": nearest_neighbours.CosineRecommender,
             "tfidf": nearest_neighbours.TFIDFRecommender,
@@ -52,8 +52,6 @@ class ImplicitAls:
     iterations: int = 15
 
     def fit(self, train: Interactions, rng: np.random.Generator, _progress: Progress = silent) -> Iterator[Fitted]:
-        from implicit.cpu.als import AlternatingLeastSquares
-
         with threadpool_limits(THREADS, "blas"):  # it warns of more, and is slow with them
             model: Any = AlternatingLeastSquares(
                 factors=self.dim,

@@ -19,10 +19,11 @@ from training.progress import Progress, progress_bars
 from training.train import Grid, TrainSettings, choose, fit
 
 DATA_VARIABLE = "LEDSTREAM_DATA"
+EXTRAS = {"torch": "train", "matplotlib": "train", "implicit": "baselines"}  # by what is imported
 
 
 class NoBenchmark(ValueError):
-    """The benchmark or its data is not there: says which and where it was looked for."""
+    """The benchmark, its data or what a model needs is not there: says which, and where to look for it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def data_file(folder: Path, name: str) -> Path:
 
 
 def in_its_own_process(case: Case) -> Sequence[Row]:
-    """The rows of a case, whose peak memory is then its own."""
+    """The rows of a case, whose peak memory is then its own. Raises NoBenchmark where an extra is not installed."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(_with_bars, case).result()
 
@@ -109,4 +110,10 @@ def _tried(grid: Grid | None) -> int:
 
 def _with_bars(case: Case) -> Sequence[Row]:
     with progress_bars() as progress:
-        return case.rows(progress)
+        try:
+            return case.rows(progress)
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            raise NoBenchmark(f"model = {case.model}: {error}: pip install 'ledstream[{extra}]'") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from training.baselines.contract import Chosen, Recipe, best_of, fitted_for
-from training.benchmarks.case import Case, NoBenchmark, peak_mb
+from training.benchmarks.case import Case, peak_mb
 from training.evaluate import Quality, Row, Scorer, Task, Training, measure
 from training.interactions import Interactions
 from training.progress import Progress, silent
@@ -55,10 +55,7 @@ def compared(model: str, recipes: Recipes, trial: Callable[[], Trial], seed: int
 
 
 def _rows(model: str, recipes: Recipes, trial: Callable[[], Trial], seed: int, progress: Progress) -> list[Row]:
-    try:
-        candidates = recipes()
-    except ImportError as error:
-        raise NoBenchmark(f"model = {model}: {error}; install ledstream[train,baselines]") from error
+    candidates = recipes()  # first: it imports what may not be installed
     on = trial()
     started = time.process_time()
     chosen = _chosen(candidates, on, seed, progress)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -107,6 +108,7 @@ def all_rows(
     shapes: Sequence[Shape], trial: Callable[[], Trial], dim: int, progress: Progress = silent
 ) -> Sequence[Row]:
     """The rows of a curve."""
+    import_module("training.finetune.run")  # before anything is read: it needs an extra
     return list(rows(shapes, trial(), dim, progress))
 
 
