@@ -21,7 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from annotated_types import Le
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 Section = TypeVar("Section")
 Table = dict[str, Any]
 BEGINNINGS: dict[str, type[Begin]] = {"narrow": NarrowSettings, "pmi": PmiSettings, "none": RandomStart}
-MOST_DIM = next(bound for bound in Settings.model_fields["dim"].metadata if isinstance(bound, Le)).le
+MOST_DIM: int = next(bound.le for bound in Settings.model_fields["dim"].metadata if hasattr(bound, "le"))
 SECTIONS = ("selection", "pretraining", "finetuning", "evaluation", "sessions")
 
 
