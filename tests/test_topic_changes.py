@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import Counter
@@ -123,7 +124,8 @@ def test_a_topic_made_again_ends_the_consumers_with_a_sentence_and_is_read_from_
     processes.settle()
     for user in range(USERS):
         assert items_of(processes, user) == keys_of(range(3000), user)
-    assert [one.end() for one in consumers] == [0, 0]
+    # The other may have done all of it before this one had so much as begun to listen to signals.
+    assert {one.end() for one in consumers} <= {0, -signal.SIGTERM}
 
 
 def is_made_again(processes: Processes, old: int) -> bool:
