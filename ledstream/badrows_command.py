@@ -7,9 +7,8 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections import deque
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
-from ledstream.deadletters_command import PIPE_WIDTH, SHOWN, count, time_ms
+from ledstream.listing import add_replaying, add_window, count, is_within, print_table, when
 from ledstream.settings import Settings
 from serving.collector.post import put_right
 from serving.collector.sorter import Sorter
@@ -21,6 +20,7 @@ from stream.log import Log, LogUnavailable
 from stream.spool import Addressed
 
 AT_ONCE = 500
+COLUMNS = {name: name for name in ("row", "when", "site", "replayed", "field", "value", "reason", "event")}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -31,14 +31,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     chosen.add_argument("--field", help="refused for this field, as kind")
     chosen.add_argument("--reason", metavar="TEXT", help="whose reason has this text in it")
     chosen.add_argument("--site", help="of this site")
-    chosen.add_argument("--since", type=time_ms, metavar="TIME", help="as 2026-11-21 or 2026-11-21T08:00, UTC")
-    chosen.add_argument("--until", type=time_ms, metavar="TIME", help="before this time")
+    add_window(chosen)
     listing = parser.add_argument_group("list")
     listing.add_argument("--limit", type=count, default=50, metavar="N", help="the newest N (default 50)")
     listing.add_argument("--json", action="store_true", help="one JSON object a line, events whole")
-    replaying = parser.add_argument_group("replay")
-    replaying.add_argument("--dry-run", action="store_true", help="say what would happen and send nothing")
-    replaying.add_argument("--again", action="store_true", help="also what was replayed before")
+    add_replaying(parser)
 
 
 def run(settings: Settings, arguments: Namespace) -> int:
@@ -56,14 +53,13 @@ def run(settings: Settings, arguments: Namespace) -> int:
 
 
 def _chosen(log: Log, arguments: Namespace) -> Iterator[BadRow]:
-    since, until = arguments.since or 0, arguments.until or float("inf")
     for row in read_rows(log):
         if (
             (arguments.at is None or row.place in arguments.at)
             and (arguments.field is None or arguments.field == row.field)
             and (arguments.reason is None or arguments.reason in row.reason)
             and (arguments.site is None or arguments.site == row.site)
-            and since <= row.received_ms < until
+            and is_within(arguments, row.received_ms)
         ):
             yield row
 
@@ -75,26 +71,13 @@ def _list(log: Log, arguments: Namespace) -> None:
         for row in rows:
             print(json.dumps(row))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("row", "when", "site", "replayed", "field", "value", "reason", "event"):
-        table.add_column(name, no_wrap=True)
-    for row in rows:
-        shown = [str(value) for name, value in row.items() if name in {column.header for column in table.columns}]
-        table.add_row(*(Text(text[:SHOWN] + "…" if len(text) > SHOWN else text) for text in shown))
-    console = Console()
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
-    console.print(table if rows else "no bad rows")
+    print_table(rows, COLUMNS, "no bad rows", cut=COLUMNS)
 
 
 def _described(row: BadRow, replayed: set[int]) -> dict[str, object]:
     return {
         "row": row.place,
-        "when": f"{datetime.fromtimestamp(row.received_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "when": when(row.received_ms),
         "site": row.site,
         "replayed": "yes" if row.place in replayed else "",
         "field": row.field,

@@ -9,16 +9,17 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from itertools import islice
 
+from ledstream.listing import add_replaying, add_window, count, is_within, print_table, when
 from ledstream.settings import Settings
 from stream.dead_letters import KEPT_BYTES, DeadLetter, Place, read_letters, read_replays, replay
 from stream.log import Log, Position
 
 Replays = Mapping[Place, Position | None]
 AT_ONCE = 100
-SHOWN, PIPE_WIDTH = 60, 200
+CUT = ("cause", "key", "value")
+COLUMNS = {name: name for name in ("at", "when", "replayed", *CUT)} | {"replayed": "replayed to"}
 _PLACE = re.compile(r"(?P<topic>[\w.-]+)/(?P<partition>\d+)@(?P<offset>\d+)")
 
 
@@ -29,15 +30,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     chosen.add_argument("--at", type=_place, nargs="+", metavar="TOPIC/PARTITION@OFFSET", help="just these")
     chosen.add_argument("--cause", metavar="TEXT", help="whose cause has this text in it")
     chosen.add_argument("--topic", help="of this topic")
-    chosen.add_argument("--since", type=time_ms, metavar="TIME", help="as 2026-11-21 or 2026-11-21T08:00, UTC")
-    chosen.add_argument("--until", type=time_ms, metavar="TIME", help="before this time")
+    add_window(chosen)
     listing = parser.add_argument_group("list")
     listing.add_argument("--limit", type=count, default=50, metavar="N", help="at most so many (default 50)")
     listing.add_argument("--oldest", action="store_true", help="oldest first instead of newest first")
     listing.add_argument("--json", action="store_true", help="one JSON object a line, values whole")
-    replaying = parser.add_argument_group("replay")
-    replaying.add_argument("--dry-run", action="store_true", help="say what would happen and send nothing")
-    replaying.add_argument("--again", action="store_true", help="also what was replayed before")
+    add_replaying(parser)
 
 
 def run(settings: Settings, arguments: Namespace) -> int:
@@ -55,13 +53,12 @@ def run(settings: Settings, arguments: Namespace) -> int:
 
 
 def _chosen(log: Log, arguments: Namespace) -> Iterator[DeadLetter]:
-    since, until = arguments.since or 0, arguments.until or float("inf")
     for letter in read_letters(log):
         if (
             (arguments.at is None or letter.place in arguments.at)
             and (arguments.cause is None or arguments.cause in letter.cause)
             and (arguments.topic is None or arguments.topic == letter.topic)
-            and since <= letter.time_ms < until
+            and is_within(arguments, letter.time_ms)
         ):
             yield letter
 
@@ -69,36 +66,20 @@ def _chosen(log: Log, arguments: Namespace) -> Iterator[DeadLetter]:
 def _list(log: Log, replays: Replays, arguments: Namespace) -> int:
     chosen = _chosen(log, arguments)
     letters = list(islice(chosen, arguments.limit) if arguments.oldest else reversed(deque(chosen, arguments.limit)))
+    rows = [_described(letter, replays) for letter in letters]
     if arguments.json:
-        for letter in letters:
-            print(json.dumps(_described(letter, replays)))
+        for row in rows:
+            print(json.dumps(row))
     else:
-        _print_table(letters, replays)
+        shown = [{name: field or "" for name, field in row.items()} for row in rows]
+        print_table(shown, COLUMNS, "no dead letters", cut=CUT)
     return 1 if arguments.at and len(letters) < min(len(set(arguments.at)), arguments.limit) else 0
-
-
-def _print_table(letters: list[DeadLetter], replays: Replays) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("at", "when", "replayed to", "cause", "key", "value"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis" if column in ("cause", "key", "value") else "ignore")
-    for letter in letters:
-        fields = _described(letter, replays)
-        shown = [str(fields[name] or "") for name in ("at", "when", "replayed", "cause", "key", "value")]
-        table.add_row(*(Text(text[:SHOWN] + "…" if len(text) > SHOWN else text) for text in shown))
-    console = Console()
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
-    console.print(table if letters else "no dead letters")
 
 
 def _described(letter: DeadLetter, replays: Replays) -> dict[str, object]:
     return {
         "at": str(letter.place),
-        "when": f"{datetime.fromtimestamp(letter.time_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "when": when(letter.time_ms),
         "cause": letter.cause,
         "key": letter.shown_key,
         "value": letter.shown_value,
@@ -158,18 +139,3 @@ def _place(text: str) -> Place:
     if found is None:
         raise ArgumentTypeError(f"{text} is not topic/partition@offset, as in events/3@17")
     return Place(found["topic"], int(found["partition"]), int(found["offset"]))
-
-
-def time_ms(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text} is not a time, as in 2026-11-21T08:00") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ArgumentTypeError(f"{text} is not 1 or more")
-    return number
