@@ -92,6 +92,11 @@ class Consumer:
             ours = {name.removeprefix(OURS): value for name, value in shown.items() if name.startswith(OURS)}
             self._now = {name.removesuffix("_total"): value for name, value in ours.items()}
 
+    def answers(self) -> bool:
+        """Whether the process that runs shows metrics: by then it listens to signals too."""
+        self.ask()
+        return bool(self._now)
+
     def now(self, name: str) -> float:
         """A counter or gauge of the process that runs, as last seen; 0 before."""
         return self._now.get(name, 0.0)

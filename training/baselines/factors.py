@@ -7,6 +7,7 @@ scorer serves both. Negatives are drawn uniformly from the catalogue, what the u
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ class Ncf:
         return _trained(_Network(train.matrix.shape, self.dim), train.matrix, self, rng, progress)
 
 
-class _Factors(nn.Module):
+class _Factors(nn.Module, ABC):
     def __init__(self, users: int, items: int, dim: int) -> None:
         super().__init__()
         self.users, self.items = nn.Embedding(users, dim), nn.Embedding(items, dim)
@@ -72,13 +73,13 @@ class _Factors(nn.Module):
             nn.init.normal_(table.weight, std=0.1 / dim**0.5)
         nn.init.zeros_(self.biases.weight)
 
+    @abstractmethod
     def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Scores (n, m) of items (n, m) for user vectors (n, dim)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def missed(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """The loss, where items (n, 1 + negatives) begin with what the user touched."""
-        raise NotImplementedError
 
 
 class _Product(_Factors):

@@ -26,10 +26,9 @@ from training.finetune.validation import held_out
 from training.interactions import SelectedEvents
 from training.progress import Progress, silent
 from training.spectral import averaged
-from training.train import TooFewEvents
+from training.train import SAMPLE_VECTORS, TooFewEvents
 
 logger = logging.getLogger(__name__)
-SAMPLE_VECTORS = 2000
 CURVES, STORY = "learning-curves.png", "training.json"
 
 

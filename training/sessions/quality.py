@@ -39,14 +39,18 @@ class Scorer:
 
     def _scored(self, prefixes: Prefixes) -> Iterator[tuple[Batch, F32]]:
         """Batches with their scores (b, items), -inf where an item is not known."""
-        lengths = np.maximum(np.linalg.norm(self.embeddings, axis=1, keepdims=True), 1e-12)
-        outputs = (self.embeddings / lengths).T.copy()  # (dim, items)
+        outputs = unit(self.embeddings).T.copy()  # (dim, items)
         for batch in prefixes.batches(AT_ONCE, np.arange(len(prefixes))):
             zeros = np.zeros(len(batch.rows), np.int64)
             events = Events(batch.owners, batch.rows, zeros.astype(np.uint8), zeros)
             scores = encode(self.encoder, self.embeddings, len(batch.targets), events).vectors() @ outputs
             scores[:, ~self.known] = -np.inf
             yield batch, scores
+
+
+def unit(embeddings: F32) -> F32:
+    """Rows at unit length; a row of zeros stays."""
+    return np.asarray(embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def recall(ranks: I64, k: int) -> float:

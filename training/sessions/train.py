@@ -13,7 +13,7 @@ from training.interactions import SelectedEvents, Selection, interactions_of, se
 from training.progress import Progress, silent
 from training.sessions.learner import Learner, Recipe
 from training.sessions.prefixes import Sessions
-from training.sessions.quality import Scorer, recall
+from training.sessions.quality import Scorer, recall, unit
 from training.sessions.teaching import Judge, Schedule, Taught, teach
 from training.train import SAMPLE_VECTORS, Counts
 
@@ -120,11 +120,6 @@ def adopt(learner: Learner, item_ids: list[str], before: Model) -> None:
     rows = np.array([row_of.get(item_id, -1) for item_id in item_ids], np.int64)
     known = np.flatnonzero(rows >= 0)
     learner.put(known, np.asarray(before.input_embeddings)[rows[known]], before.head_weights)
-
-
-def unit(embeddings: F32) -> F32:
-    """Rows at unit length; a row of zeros stays."""
-    return np.asarray(embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def last_users(learner: Learner, embeddings: F32, sessions: Sessions) -> F32:
