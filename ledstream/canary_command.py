@@ -14,7 +14,7 @@ from typing import Any
 from ledstream import parts
 from ledstream.process import stop_on_signals
 from ledstream.settings import Settings, SettingsError
-from ledstream.verdict import Evidence, Rules, errors_in_words, figures, verdict
+from ledstream.verdict import Evidence, Rules, errors_in_words, evidence_of, figures, verdict
 from store.tallies import Tallies
 from stream.announcements import announce, announce_canary, promote, read_announcement, withdraw
 from stream.events import DecodeError
@@ -41,7 +41,8 @@ def run(settings: Settings, action: str, version: str | None) -> int:
 
             judge(settings, log).run(stop_on_signals(settings))
         elif action == "status":
-            print(json.dumps(status(settings, log, _now_ms()), indent=2))
+            tallies = Tallies(parts.connect_store(settings), settings.namespace)
+            print(json.dumps(status(log, tallies, _now_ms()), indent=2))
         elif action == "start":
             _start(settings, log, version)
         else:
@@ -76,10 +77,8 @@ def introduce(settings: Settings, log: Log, version: str, now_ms: int) -> None:
     logger.info("release %s is on trial with %g of the users", version, settings.canary_share)
 
 
-def status(settings: Settings, log: Log, now_ms: int) -> dict[str, Any]:
+def status(log: Log, tallies: Tallies, now_ms: int) -> dict[str, Any]:
     """What is current and on trial, what the trial has shown, and what follows from it by now. Must be JSON."""
-    from ledstream.judge import evidence_of
-
     last = read_announcement(log)
     said: dict[str, Any] = {"current": None, "canary": None}
     if last is None:
@@ -88,7 +87,6 @@ def status(settings: Settings, log: Log, now_ms: int) -> dict[str, Any]:
     if last.canary is None:
         return said
     trial, rules = last.canary, Rules()
-    tallies = Tallies(parts.open_store(settings), settings.namespace)
     tally, evidence = tallies.read(trial.trial), evidence_of(tallies, trial) or Evidence({})
     action, reason = verdict(trial, evidence, tally, now_ms, rules)
     judged_s = (now_ms - evidence.looked_ms) / 1000 if evidence.looked_ms else None

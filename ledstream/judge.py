@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from consumers.live_recall import Contestants, LiveRecall
 from ledstream import parts
 from ledstream.settings import Settings
-from ledstream.verdict import Evidence, Rules, Verdict, verdict
+from ledstream.verdict import Evidence, Rules, Verdict, evidence_of, verdict
 from store.connection import StoreUnavailable
 from store.releases import Releases
 from store.tallies import Tallies
@@ -131,16 +131,6 @@ class Judge:
                     logger.warning("the judge waits: %s", error)
                 is_away = True
             rest_s = max(LOOK_EVERY_S, (time.thread_time() - started) / SHARE_OF_A_CORE)
-
-
-def evidence_of(tallies: Tallies, trial: Canary) -> Evidence | None:
-    """What judges saw of the trial so far; None where that is nothing readable. Raises StoreUnavailable."""
-    kept = tallies.read(trial.trial).evidence
-    try:
-        return None if kept is None else Evidence.from_bytes(kept)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        logger.warning("what was seen of canary %s cannot be read, and is seen anew: %r", trial.version, error)
-        return None
 
 
 def judge(settings: Settings, log: Log) -> Judge:

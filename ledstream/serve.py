@@ -15,13 +15,14 @@ from shutil import rmtree
 from typing import TextIO
 
 from ledstream import locks, parts
+from ledstream.canary_command import status
 from ledstream.process import check_free, collect_rarely, log_to_stderr, stop_with_supervisor
 from ledstream.settings import Settings, SettingsError, read_settings
 from serving.app import create_app
 from serving.collector.origins import Origins
 from serving.collector.paths import Collector, Door
 from serving.collector.sites import Sites
-from serving.parts import Limits, Parts
+from serving.parts import Limits, Parts, wall_clock_ms
 from serving.server import serve
 from store.heartbeats import Heartbeats
 from store.tallies import Tallies
@@ -90,16 +91,18 @@ def make_app() -> Collector:
     if settings.pin_workers and (core := keep_to_a_core()):
         _held.append(core)
     store, spool = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S), parts.spool(settings)
+    log, tallies = parts.open_log(settings, meanwhile=spool), Tallies(store, settings.namespace)
     return create_app(
         Parts(
-            log=parts.open_log(settings, meanwhile=spool),
+            log=log,
             states=parts.user_states(settings, store),
             releases=parts.releases(settings),
             border=parts.border(settings),
             heartbeats=Heartbeats(store, settings.namespace),
-            tallies=Tallies(store, settings.namespace),
+            tallies=tallies,
             spool=spool,
             workers=workers_folder(settings),
+            trial=lambda: status(log, tallies, wall_clock_ms()),
         ),
         Limits(events_per_s=settings.events_per_s / settings.workers),
         door(settings),

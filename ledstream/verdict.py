@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field
 from math import exp, log
 from typing import Any, Literal, NamedTuple
 
 from led.evidence import Pairs, against_errors, against_recall, change_of_recall
-from store.tallies import Tally
+from store.tallies import Tallies, Tally
 from stream.announcements import Canary
 
+logger = logging.getLogger(__name__)
 Action = Literal["wait", "promote", "withdraw"]
 
 
@@ -149,3 +151,13 @@ def _against_errors(tally: Tally) -> float:
 def _fails_more(tally: Tally) -> bool:
     canary = tally.counts["canary:errors"] / max(tally.calls("canary"), 1)
     return canary > tally.counts["champion:errors"] / max(tally.calls("champion"), 1)
+
+
+def evidence_of(tallies: Tallies, trial: Canary) -> Evidence | None:
+    """What judges saw of the trial so far; None where that is nothing readable. Raises StoreUnavailable."""
+    kept = tallies.read(trial.trial).evidence
+    try:
+        return None if kept is None else Evidence.from_bytes(kept)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        logger.warning("what was seen of canary %s cannot be read, and is seen anew: %r", trial.version, error)
+        return None

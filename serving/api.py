@@ -21,6 +21,8 @@ from serving.answering import Answering
 from serving.bodies import Disconnected
 from serving.collector.described import add_collector
 from serving.collector.post import read_json
+from serving.console.live import LiveFigures
+from serving.console.routes import add_console
 from serving.hot import EVENTS, RECOMMENDATIONS, REFUSED_AFTER_S, Hot, Reply, accepted_form, together
 from serving.metrics import Metrics
 from serving.parts import Parts
@@ -30,10 +32,11 @@ from serving.readiness import Readiness
 from serving.refusals import Overloaded, Refused
 from serving.schemas import DEFAULT_K, MAX_K
 from serving.served import Served
+from serving.trials import Trials, add_trials
 from store.connection import StoreUnavailable
 from stream.current import CurrentRelease
 from stream.events import InvalidEvent, check_user_id, erasure, item_key
-from stream.log import LogUnavailable
+from stream.log import LogUnavailable, UnknownTopic
 
 K = Annotated[int, Query(ge=1, le=MAX_K, description="how many items")]
 ABOUT = "Events in, recommendations out, releases switched while requests go on."
@@ -65,7 +68,10 @@ def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
     administration = Administration(routes.parts, routes.current)
     _add_users(app, routes, administration)
     _add_releases(app, administration)
-    _add_operations(app, routes, Readiness(routes.parts, routes.current))
+    add_trials(app, Trials(routes.parts))
+    readiness = Readiness(routes.parts, routes.current)
+    _add_operations(app, routes, readiness)
+    add_console(app, routes.parts, LiveFigures(routes.metrics.families, readiness.answer, routes.parts.now_ms))
     _add_errors(app)
     _describe_bodies(app)
     return app
@@ -226,6 +232,7 @@ def _add_errors(app: FastAPI) -> None:
     answer(HTTPException, lambda error: Refused("path", None, str(error.detail), status=error.status_code))
     answer(StoreUnavailable, lambda error: Refused("store", None, str(error), status=503))
     answer(LogUnavailable, lambda error: Refused("log", None, str(error), status=503))
+    answer(UnknownTopic, lambda error: Refused("log", None, str(error), status=503))
     answer(Exception, lambda _: Refused("server", None, "internal error", status=500))  # told in full in the log
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from store.heartbeats import Heartbeats
 from store.releases import Releases
@@ -26,6 +27,7 @@ class Parts:
 
     heartbeats: of the consumers; None where nobody publishes any. spool: where events go while the log is away; None
     where they are refused then. workers: folder where the workers of one server find each other; None for one alone.
+    trial: what the canary's trial has shown so far, as `ledstream canary` tells it; None where nobody wires it.
     """
 
     log: Log
@@ -37,6 +39,7 @@ class Parts:
     tallies: Tallies | None = None
     spool: Spool | None = None
     workers: Path | None = None
+    trial: Callable[[], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ import numpy.typing as npt
 from led.encoder import F32, I64, Encoder
 from led.ranking import top_k, with_bias, with_one
 from store import soundness
+from store.attachments import Attachments
 from store.durable import sync
 from store.gate_reports import Check, GateReports
 from store.item_index import MIN_RECALL, ItemIndex, build, load
@@ -178,7 +179,7 @@ class Releases:
 
     def __init__(self, folder: Path, item_key: Callable[[str], int], kind_code: Mapping[str, int]) -> None:
         self._folder, self._item_key, self._kind_code = folder, item_key, kind_code
-        self.reports = GateReports(folder)
+        self.reports, self.attachments = GateReports(folder), Attachments(folder)
         self._passed: dict[Path, Stamp | None] = {}
 
     def versions(self) -> list[str]:

@@ -52,11 +52,25 @@ OPERATIONS = [
     ("delete", "/v1/users/{user_id}"),
     ("get", "/v1/releases"),
     ("post", "/v1/releases/{version}/activate"),
+    ("post", "/v1/releases/rollback"),
+    ("get", "/v1/canary"),
+    ("post", "/v1/canary"),
+    ("post", "/v1/canary/promote"),
+    ("post", "/v1/canary/withdraw"),
+    ("get", "/v1/console/access"),
+    ("get", "/v1/console/events"),
+    ("get", "/v1/console/live"),
+    ("get", "/v1/console/trainings"),
+    ("get", "/v1/console/deadletters"),
+    ("post", "/v1/console/deadletters/replay"),
+    ("get", "/v1/console/badrows"),
+    ("post", "/v1/console/badrows/replay"),
     ("get", "/healthz"),
     ("get", "/readyz"),
     ("get", "/metrics"),
 ]
 WITHOUT_WRONG_INPUT = {"/v1/releases", "/v1/users/{user_id}", "/healthz", "/readyz", "/metrics"}  # all is well-formed
+WITHOUT_WRONG_INPUT |= {"/v1/canary", "/v1/console/access", "/v1/console/live", "/v1/console/trainings"}
 MODES = [
     (method, path, mode)
     for method, path in OPERATIONS

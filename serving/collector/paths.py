@@ -34,6 +34,7 @@ from serving.refusals import Refused
 logger = logging.getLogger(__name__)
 IDENTIFY, PIXEL, SLOT, SCRIPT = "/v1/identify", "/v1/pixel.gif", "/v1/slot", "/ledstream.js"
 BATCH = f"{RECOMMENDATIONS}/batch"
+ABOUT_USERS, ABOUT_NOBODY = ("/v1/users/", "/v1/console/"), ("/v1/console/live", "/v1/console/trainings")
 NO_STORE: Headers = [(b"cache-control", b"no-store")]
 Found = tuple[Reply, Headers]
 
@@ -94,9 +95,9 @@ class Collector(HotPaths):
         return None
 
     def _check_admin(self, asked: Asked) -> None:
-        """Reading a user's timeline is for those who may change it."""
+        """Reading what users did is for those who may change it."""
         if asked.method in ("GET", "HEAD", "OPTIONS"):
-            if not asked.path.startswith("/v1/users/"):
+            if not asked.path.startswith(ABOUT_USERS) or asked.path in ABOUT_NOBODY:
                 return
         elif asked.path in (RECOMMENDATIONS, BATCH):
             return

@@ -1,0 +1,1 @@
+"""The console: a page for people at `/console`, and what it asks beyond what programs ask."""

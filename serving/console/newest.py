@@ -1,0 +1,24 @@
+"""The newest events of the log: who is there at this moment, and does what."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from serving.console.shapes import NewestEvent
+from stream.events import ERASE, DecodeError, decode_event
+from stream.log import Log
+from stream.topics import EVENTS
+
+
+def newest_events(log: Log, limit: int) -> list[NewestEvent]:
+    """At most `limit`, newest first by when they happened. Raises LogUnavailable, UnknownTopic."""
+    found = []
+    starts = log.start_offsets(EVENTS)
+    for partition, end in log.end_offsets(EVENTS).items():
+        for record in log.read(EVENTS, partition, max(starts[partition], end - limit), limit):
+            with suppress(DecodeError):
+                event = decode_event(record.value)
+                if event.kind != ERASE:
+                    found.append(event)
+    newest = sorted(found, key=lambda event: -event.time_ms)[:limit]
+    return [NewestEvent(user_id=one.user_id, item_id=one.item_id, kind=one.kind, time_ms=one.time_ms) for one in newest]
