@@ -1,0 +1,103 @@
+// One item: what the catalogue says, what is like it, where it lies, and how often it was wanted.
+
+import { ask, has, inPath } from "./api.js";
+import { trouble } from "./access.js";
+import { asking, badge, empty, h, panel, put } from "./dom.js";
+import { Chart } from "./charts.js";
+import { count, figure, moment, plural, releaseName } from "./format.js";
+import { CatalogueMap } from "./map.js";
+import { learn, picture, safeUrl, thing } from "./things.js";
+
+const NEIGHBOURS = 12, FOUND = 20;
+const SHOWN = ["category", "price", "currency", "stock", "url"];
+
+export function items(main, _, id) {
+  const found = h("div", {}), body = h("div", {});
+  put(main, h("h1", {}, "Items"), asking(id ? "Item id or title" : "Item id or title", id, (text) => search(text, found), { placeholder: "hat-01, or a word of its title" }), found, body);
+  const map = new CatalogueMap((chosen) => (location.hash = `#/items/${inPath(chosen)}`));
+  if (id) one(id, body, map);
+  else {
+    put(body, map.root);
+    map.show();
+  }
+}
+
+async function search(text, found) {
+  if (!text) return;
+  try {
+    if (!(await has("get", "/v1/items"))) {
+      location.hash = `#/items/${inPath(text)}`;
+      return;
+    }
+    const answer = await ask(`/v1/items?q=${inPath(text)}&k=${FOUND}`);
+    const all = answer.items || answer;
+    all.forEach(learn);
+    if (all.length === 1 || all.some(({ item_id: id }) => id === text)) {
+      location.hash = `#/items/${inPath(all.length === 1 ? all[0].item_id : text)}`;
+      return;
+    }
+    put(found, all.length ? panel(plural(all.length, "item"), h("ul", { class: "rows" }, all.map(({ item_id: id }) => h("li", { class: "row" }, thing(id)))))
+      : empty(`Nothing is called ${text}`, "Items are found by id, or by words of their titles, once the catalogue has them: PUT /v1/items."));
+  } catch (error) {
+    put(found, trouble(error));
+  }
+}
+
+async function one(id, body, map) {
+  const about = h("div", {}, h("p", { class: "quiet" }, "Looking…")), near = h("div", {}), popular = h("div", {});
+  put(body, about, h("div", { class: "two uneven" }, panel("Most like it", near), map.root), popular);
+  const shown = Promise.all([metadata(id, about), neighbours(id, near), popularity(id, popular)]);
+  const [, ids] = await shown;
+  map.show(id, ids);
+}
+
+async function metadata(id, about) {
+  let item = { item_id: id };
+  let missing = null;
+  try {
+    if (await has("get", "/v1/items/{}")) item = { ...item, ...(await ask(`/v1/items/${inPath(id)}`)) };
+    else missing = "This server keeps no titles and pictures.";
+  } catch (error) {
+    if (error.status !== 404) return put(about, trouble(error));
+    missing = "Neither the catalogue nor the current release knows this item.";
+  }
+  learn(item);
+  const url = item.url && safeUrl(item.url);
+  const facts = SHOWN.filter((name) => item[name] !== null && item[name] !== undefined && item[name] !== "")
+    .map((name) => [h("dt", {}, name), h("dd", {}, name === "url" && url ? h("a", { href: url, rel: "noreferrer" }, item.url) : String(item[name]))]);
+  const inRelease = item.in_release ?? item.known;
+  return put(about, h("div", { class: "head" }, picture(item, "large"), h("div", {}, h("h2", { class: "big" }, item.title || id),
+    h("p", { class: "quiet" }, item.title ? `${id} ` : "", inRelease === undefined ? "" : inRelease ? badge("in the release", "good") : badge("not in the release", "warn"),
+      item.stock === 0 ? [" ", badge("out of stock: not recommended", "warn")] : ""),
+    missing ? h("p", { class: "quiet" }, missing) : h("dl", { class: "facts inline" }, facts))));
+}
+
+// Shows the neighbours; resolves to their ids.
+async function neighbours(id, near) {
+  try {
+    const { items: found, release } = await ask(`/v1/items/${inPath(id)}/similar?k=${NEIGHBOURS}`);
+    const most = Math.max(1e-9, ...found.map(({ score }) => score));
+    put(near, h("p", { class: "quiet" }, `Recommended to who saw this item alone, by release ${releaseName(release)}.`),
+      h("ol", { class: "rows" }, found.map(({ item_id: other, score }) => h("li", { class: "row" }, thing(other),
+        h("meter", { min: 0, max: most, value: Math.max(0, score), "aria-label": `Score of ${other}` }), h("span", { class: "score" }, figure(score))))));
+    return found.map(({ item_id: other }) => other);
+  } catch (error) {
+    put(near, error.status === 404 ? empty("The current release does not know it", "Nobody did anything with it before the last training, or too few did. It is learned with the next.") : trouble(error));
+    return [];
+  }
+}
+
+async function popularity(id, body) {
+  if (!(await has("get", "/v1/items/{}/popularity"))) return put(body, panel("Popularity", h("p", { class: "quiet" }, "Not available on this server.")));
+  try {
+    const answer = await ask(`/v1/items/${inPath(id)}/popularity`);
+    const parts = answer.popularity || answer.buckets || answer.items || answer;
+    const step = parts.length > 1 ? parts[1].from_ms - parts[0].from_ms : 3600e3;
+    const chart = new Chart({ title: `Events by ${step >= 86400e3 ? "day" : "hour"}`, series: ["events"], kind: "bar", y: count,
+      x: (at) => (step >= 86400e3 ? moment(at).slice(5, 10) : moment(at).slice(5, 16)), whenEmpty: "No events of this item are archived yet.", height: 160 });
+    put(body, chart.root);
+    return chart.set(parts.map(({ from_ms: from }) => from), [parts.map(({ events }) => events)]);
+  } catch (error) {
+    return put(body, panel("Popularity", error.status === 404 ? h("p", { class: "quiet" }, "No events of this item are archived yet.") : trouble(error)));
+  }
+}
