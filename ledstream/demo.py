@@ -2,7 +2,7 @@
 
 It starts the system, lets traffic warm it up, trains a first release, and trains and swaps again while requests go
 on. At the end it waits for the log to be empty, compares every user's record with what was sent, and says whether
-everything held.
+everything held. Beside the simulated shoppers anybody may visit: their shop is there to be clicked (`ledstream.shop`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,10 @@ from rich.console import Console
 from ledstream.live_view import Moment, View, counted, opened
 from ledstream.own_system import OwnSystem, SystemFailed, free_port
 from ledstream.scoring import Latencies, Ledger
-from ledstream.settings import read_settings
+from ledstream.settings import Settings, read_settings
+from ledstream.shop.products import Assortment
+from ledstream.shop.site import opened_shop
+from ledstream.shop.stocking import Stocking
 from ledstream.traffic import Figures, Traffic, TrafficError, TrafficSettings, connected
 from stream.events import Event
 from stream.replay import read_parquet, spaced
@@ -34,6 +37,9 @@ EMPTY_WITHIN_S = 60.0
 LATE_BY_S = 90.0  # how much longer than asked for a slow machine may take until a swap is seen
 NO_TRAINING_AT_THE_END_S = 8.0
 RECORDED_IDLE_AFTER_S = 86_400  # real users may return after any time; simulated ones show how users expire
+VISITED_IDLE_AFTER_S = 1_800  # somebody who clicks may stop to read; a run of BRIEF_S shows how users expire
+BRIEF_S = 120
+HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Plan:
     retrain_every_s: float = 20.0
     idle_after_s: int = 30
     port: int = 8080
+    shop_port: int = 8081
 
     def __post_init__(self) -> None:
         if self.idle_after_s <= 1.2 * self.shop.longest_absence_s:
@@ -82,28 +89,50 @@ class _Demo:
         self._doing = "warming up"
         self._stop = asyncio.Event()
         self._problems: list[str] = []
+        self._stocking: Stocking | None = None
 
     async def run(self, folder: Path, recorded: Iterable[Event] | None) -> int:
-        idle_after_s = self._plan.idle_after_s if recorded is None else RECORDED_IDLE_AFTER_S
-        port = free_port("127.0.0.1", self._plan.port)
-        chosen = {"data_dir": folder, "port": port, "idle_after_s": idle_after_s, "archive_flush_s": 2.0}
-        settings = read_settings({}, chosen | {"supervisor_pid": os.getpid()})
+        shop = None if recorded is not None else f"http://{HOST}:{free_port(HOST, self._plan.shop_port)}"
+        settings = self._settings(folder, shop)
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-        async with OwnSystem(settings) as system:
-            self._console.print(f"HTTP API at {system.address}, its docs at {system.address}/docs", highlight=False)
+        async with AsyncExitStack() as stack:
+            system = await stack.enter_async_context(OwnSystem(settings))
+            self._say_where(system.address, shop)
             run = f"demo-{int(self._started_at * 1000):x}"
-            driver = TrafficSettings(address=system.address, run=run, idle_after_s=idle_after_s)
-            async with connected(driver) as traffic:
-                with opened(self._console) as view:
-                    await self._run_traffic(system, traffic, view, self._events(recorded))
-                return self._judge(traffic)
+            driver = TrafficSettings(address=system.address, run=run, idle_after_s=settings.idle_after_s)
+            traffic = await stack.enter_async_context(connected(driver))
+            start_ms = int(time.time() * 1000)
+            if shop is None:
+                events = spaced(recorded or (), start_ms=start_ms, per_s=self._plan.shop.events_per_s)
+            else:
+                simulator = Simulator(self._plan.shop, start_ms=start_ms)
+                events, assortment = simulator.events(), Assortment()
+                await stack.enter_async_context(opened_shop(assortment, shop, system.address))
+                self._stocking = Stocking(assortment, shop, system.address, simulator)
+            with opened(self._console) as view:
+                await self._run_traffic(system, traffic, view, events)
+            return self._judge(traffic)
 
-    def _events(self, recorded: Iterable[Event] | None) -> Iterable[Event]:
-        start_ms = int(time.time() * 1000)
-        if recorded is None:
-            return Simulator(self._plan.shop, start_ms=start_ms).events()
-        return spaced(recorded, start_ms=start_ms, per_s=self._plan.shop.events_per_s)
+    def _say_where(self, server: str, shop: str | None) -> None:
+        for sentence in (
+            f"HTTP API at {server}, its docs at {server}/docs",
+            f"console at {server}/console",
+            *([f"shop at {shop}/ : turn recommendations on, look around, and watch them follow"] if shop else []),
+        ):
+            self._console.print(sentence, highlight=False, soft_wrap=True)
+
+    def _settings(self, folder: Path, shop: str | None) -> Settings:
+        """shop: whose pages may talk to the system; None where there is none, as with recorded events."""
+        if shop is None:
+            idle_after_s = RECORDED_IDLE_AFTER_S
+        elif self._for_s is not None and self._for_s <= BRIEF_S:
+            idle_after_s = self._plan.idle_after_s
+        else:
+            idle_after_s = max(VISITED_IDLE_AFTER_S, self._plan.idle_after_s)
+        chosen = {"data_dir": folder, "port": free_port(HOST, self._plan.port), "idle_after_s": idle_after_s}
+        chosen |= {"cors_origins": shop or "", "archive_flush_s": 2.0, "supervisor_pid": os.getpid()}
+        return read_settings({}, chosen)
 
     async def _run_traffic(self, system: OwnSystem, traffic: Traffic, view: View, events: Iterable[Event]) -> None:
         """Everything from the first event to the last comparison. What goes wrong is noted in _problems."""
@@ -114,6 +143,8 @@ class _Demo:
             asyncio.create_task(self._end_in_time(traffic)),
             asyncio.create_task(self._notice_an_end(system)),
         ]
+        if self._stocking is not None:
+            others.append(asyncio.create_task(self._stocking.follow()))
         try:
             ended, _ = await asyncio.wait([drive, watch, *others], return_when=asyncio.FIRST_COMPLETED)
             if any(task.exception() for task in ended):

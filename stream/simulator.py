@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from math import exp
 from random import Random
+from typing import NamedTuple
 
 from stream.events import Event
 
@@ -77,6 +78,15 @@ class SimulatorSettings:
         return self.think_s * max(1.6, self.visit_events * 1.75)
 
 
+class Placed(NamedTuple):
+    """An item, the ring it lies on, and its place among the ring's places."""
+
+    item_id: str
+    taste: int
+    place: int
+    places: int
+
+
 class Simulator:
     """One world. The same settings make the same stream; `events` goes on from where it was left."""
 
@@ -117,6 +127,11 @@ class Simulator:
                 pause_ms = think_ms * (0.4 + 1.2 * random())
             heapq.heapreplace(due, (at_ms + pause_ms, place))
             yield event
+
+    def on_sale(self) -> list[Placed]:
+        """The items of this moment."""
+        names, slots = self._catalogue.names, self._catalogue.slots
+        return [Placed(name, slot // slots, slot % slots, slots) for slot, name in enumerate(names)]
 
     def likely_items(self, user_id: str) -> list[str]:
         """What a shopper who is not gone for good views next, likeliest first, as only the simulator knows.
