@@ -109,7 +109,8 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
 def _consume(settings: Settings, arguments: argparse.Namespace) -> int:
     from ledstream import consume
 
-    {"timelines": consume.run_timelines, "archive": consume.run_archive}[arguments.consumer](settings)
+    run = {"timelines": consume.run_timelines, "archive": consume.run_archive, "catalogue": consume.run_catalogue}
+    run[arguments.consumer](settings)
     return 0
 
 
@@ -211,7 +212,7 @@ def _dimension(text: str) -> int:
 
 
 def _consume_arguments(parser: Parser) -> None:
-    parser.add_argument("consumer", choices=("timelines", "archive"), help="which consumer")
+    parser.add_argument("consumer", choices=("timelines", "archive", "catalogue"), help="which consumer")
 
 
 def _train_arguments(parser: Parser) -> None:

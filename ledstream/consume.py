@@ -1,25 +1,30 @@
-"""The consumer processes: `ledstream consume timelines` and `ledstream consume archive`."""
+"""The consumer processes: `ledstream consume timelines`, `ledstream consume archive`, `ledstream consume catalogue`."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from consumers import archive, timelines
+from consumers import archive, catalogue, timelines
 from ledstream import parts
 from ledstream.consumer_metrics import ConsumerMetrics
 from ledstream.process import collect_rarely, stop_on_signals
 from ledstream.pulse import Pulse
 from ledstream.settings import Settings
+from store.catalogue import Catalogue
 from store.heartbeats import Heartbeats
 from stream.current import CurrentRelease
+from stream.items import ItemsDecoder
 from stream.log import Log
-from stream.loop import Handler, Loop, Progress
+from stream.loop import Decodes, Handler, Loop, Progress
 from stream.stages import Stages
-from stream.topics import EVENTS
+from stream.topics import EVENTS, ITEMS
 
 logger = logging.getLogger(__name__)
+Read = TypeVar("Read")
 COMMIT_EVERY_S = 1.0  # both handlers know by themselves how far they are; commits are for those who watch
 RECORDS_AT_ONCE = 20_000  # a third of a second's work; when less is there, less is taken
 
@@ -34,7 +39,7 @@ def run_timelines(settings: Settings) -> None:
     current.start()
     handler = timelines.TimelineConsumer(states, current.get, log.identity(EVENTS), max_events=settings.timeline_events)
     metrics = ConsumerMetrics(settings, timelines.GROUP, handler.tallies, handler.stages)
-    _consume(settings, log, metrics, handler, stop)
+    _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings), handler), stop)
     current.stop()
     _finish(log, f"{handler.counts}, {handler.damaged} damaged, {handler.refused} refused")
 
@@ -47,11 +52,34 @@ def run_archive(settings: Settings) -> None:
         parts.archive(settings, log), time.monotonic, flush_every_s=settings.archive_flush_s
     )
     metrics = ConsumerMetrics(settings, archive.GROUP, handler.tallies, Stages())
-    _consume(settings, log, metrics, handler, stop)
+    _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings), handler), stop)
     _finish(log, f"{handler.archived} events in {handler.files} files")
 
 
-def _consume(settings: Settings, log: Log, metrics: ConsumerMetrics, handler: Handler, stop: threading.Event) -> None:
+def run_catalogue(settings: Settings) -> None:
+    """Write what is known of items to the store until stopped."""
+    stop = stop_on_signals(settings)
+    log = parts.open_log(settings)
+    handler = catalogue.CatalogueConsumer(
+        Catalogue(parts.open_store(settings), settings.namespace), log.identity(ITEMS)
+    )
+    metrics = ConsumerMetrics(settings, catalogue.GROUP, handler.tallies, Stages())
+    _consume(settings, log, metrics, _Reading(ITEMS, ItemsDecoder(), handler), stop)
+    _finish(log, f"{handler.put} items put, {handler.deleted} deleted")
+
+
+@dataclass(frozen=True)
+class _Reading(Generic[Read]):
+    """Which topic is read, how, and by whom."""
+
+    topic: str
+    decoder: Decodes[Read]
+    handler: Handler[Read]
+
+
+def _consume(
+    settings: Settings, log: Log, metrics: ConsumerMetrics, reading: _Reading[Read], stop: threading.Event
+) -> None:
     group = metrics.group
     client = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S)  # no turn waits long to say it lives
     with client, Pulse(Heartbeats(client, settings.namespace), group) as pulse:
@@ -60,11 +88,10 @@ def _consume(settings: Settings, log: Log, metrics: ConsumerMetrics, handler: Ha
             metrics.show(progress)
             pulse.show(progress)
 
-        decoder = parts.decoder(settings)
         collect_rarely()
         Loop(
-            log, EVENTS, group, handler,
-            decoder=decoder, max_records=RECORDS_AT_ONCE, commit_every_s=COMMIT_EVERY_S, on_tick=tick,
+            log, reading.topic, group, reading.handler,
+            decoder=reading.decoder, max_records=RECORDS_AT_ONCE, commit_every_s=COMMIT_EVERY_S, on_tick=tick,
         ).run(stop)  # fmt: skip
 
 

@@ -36,6 +36,8 @@ TALLIES = {
     "overtaken": "User records that another process wrote first; folded again",
     "archived": "Events written to the archive",
     "files": "Files written to the archive",
+    "items_put": "Items whose fields were replaced",
+    "items_deleted": "Items deleted",
 }
 STAGES = {"seconds": "Seconds spent", "cpu_seconds": "Seconds of CPU spent"}
 

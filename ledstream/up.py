@@ -26,7 +26,7 @@ def run(settings: Settings) -> None:
     """Run the system until SIGTERM or Ctrl-C."""
     if settings.metrics_port:
         raise SettingsError(
-            f"LEDSTREAM_METRICS_PORT = {settings.metrics_port}: `up` has two consumers, which cannot share it: unset it"
+            f"LEDSTREAM_METRICS_PORT = {settings.metrics_port}: `up` has three consumers, which cannot share it: unset"
         )
     if settings.retrain_every:
         check_config(settings)
@@ -40,6 +40,7 @@ def run(settings: Settings) -> None:
             Child("server", ["serve"]),
             Child("timelines", ["consume", "timelines"]),
             Child("archive", ["consume", "archive"]),
+            Child("catalogue", ["consume", "catalogue"]),
         ]
         if settings.retrain_every:
             children.append(Child("training", ["train", "--every"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -109,7 +110,9 @@ class Recommender:
     def _lately(self, questions: Sequence[Question], users: Profiles, hidden: Sequence[set[int]]) -> list[Answer]:
         ranking, answers = self._recent.ranking(), []
         for question, as_of, not_shown in zip(questions, users.as_of, hidden, strict=True):
-            ranked = [pair for pair in ranking if item_key(pair[0]) not in not_shown][: question.k]
+            keyed = ((pair, item_key(pair[0])) for pair in ranking)
+            shown = (pair for pair, key in keyed if key not in not_shown and key not in self._recent.withheld)
+            ranked = list(islice(shown, question.k))
             items, scores = [beginning(item) for item, _ in ranked], np.array([count for _, count in ranked], float)
             answers.append(Answer(question.user, items, scores, b"null", as_of, "popular", False))
         return answers

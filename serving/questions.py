@@ -32,7 +32,8 @@ FLAGS = {"true": True, "1": True, "false": False, "0": False}
 class Question(NamedTuple):
     """One request. record: what to use as if it were stored; None: the stored one of `user`.
 
-    exclude: item ids that must not be in the answer. seen: items of the timeline may be in it.
+    exclude: item ids that must not be in the answer. seen: items of the timeline may be in it. details: with what is
+    known of each item.
     """
 
     user: str | None
@@ -40,13 +41,14 @@ class Question(NamedTuple):
     k: int = DEFAULT_K
     exclude: Sequence[str] = ()
     seen: bool = False
+    details: bool = False
 
 
 def from_query(query: bytes) -> Question:
-    """The question in `user=&k=&exclude=&seen=`. Raises Refused naming the first bad parameter."""
+    """The question in `user=&k=&exclude=&seen=&details=`. Raises Refused naming the first bad parameter."""
     if (plain := PLAIN.fullmatch(query)) and 1 <= (k := int(plain[2] or DEFAULT_K)) <= MAX_K:
         return Question(plain[1].decode(), None, k)
-    values = read_query(query, ("user", "k", "exclude", "seen"))
+    values = read_query(query, ("user", "k", "exclude", "seen", "details"))
     if not values["user"]:
         raise Refused("user", None, "is required")
     (user,) = values["user"]
@@ -55,7 +57,8 @@ def from_query(query: bytes) -> Question:
     except InvalidEvent as error:
         raise Refused("user", user, error.reason) from None
     exclude = tuple(item for value in values["exclude"] for item in value.split(",") if item)
-    return Question(user, None, read_k(values), check_excluded(exclude), _flag(values))
+    flags = {name: read_flag(values, name) for name in ("seen", "details")}
+    return Question(user, None, read_k(values), check_excluded(exclude), **flags)
 
 
 def from_users(body: Any) -> list[Question]:
@@ -67,7 +70,7 @@ def from_users(body: Any) -> list[Question]:
             check_user_id(user)
         except InvalidEvent as error:
             raise Refused(f"users.{place}", user, error.reason) from None
-    return [Question(user, None, asked.k, exclude, asked.seen) for user in asked.users]
+    return [Question(user, None, asked.k, exclude, asked.seen, asked.details) for user in asked.users]
 
 
 def read_query(query: bytes, known: Sequence[str]) -> dict[str, list[str]]:
@@ -90,6 +93,14 @@ def read_k(values: Mapping[str, Sequence[str]]) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= MAX_K):
         raise Refused("k", text, f"must be a whole number from 1 to {MAX_K}")
     return int(text)
+
+
+def read_flag(values: Mapping[str, Sequence[str]], name: str) -> bool:
+    """A parameter that is true or false, which it is where it is absent. Raises Refused."""
+    (text,) = values[name] or ["false"]
+    if text not in FLAGS:
+        raise Refused(name, text, "must be true or false")
+    return FLAGS[text]
 
 
 def check_excluded(exclude: Sequence[str]) -> Sequence[str]:
@@ -115,7 +126,7 @@ def from_timeline(body: Any, border: Border, now_ms: int) -> Question:
         if time_ms > now_ms + border.max_ahead_s * 1000:
             raise Refused(f"timeline.{place}.time_ms", time_ms, f"over {border.max_ahead_s:g} s in the future")
         entries.append((_key(f"timeline.{place}.item_id", event.item_id), time_ms, 0, kind_code(event.kind)))
-    return Question(None, record_of(entries), asked.k, check_excluded(asked.exclude))
+    return Question(None, record_of(entries), asked.k, check_excluded(asked.exclude), details=asked.details)
 
 
 def _check_events(body: Any) -> None:
@@ -137,13 +148,6 @@ def _key(field: str, item: str) -> int:
         return item_key(item)
     except UnicodeEncodeError:
         raise Refused(field, ascii(item), "not valid Unicode") from None
-
-
-def _flag(values: Mapping[str, Sequence[str]]) -> bool:
-    (text,) = values["seen"] or ["false"]
-    if text not in FLAGS:
-        raise Refused("seen", text, "must be true or false")
-    return FLAGS[text]
 
 
 def _decoded(field: str, raw: bytes) -> str:

@@ -15,6 +15,7 @@ from stream.stages import Stages
 
 SPARE = 8  # rows fetched beyond k at first: of what is hidden, few things are among the best, and a wide search costs
 MAX_FETCH = 1024
+MOST_WITHHELD = 0.9  # share of the items beyond which no wider first search makes up for it
 NO_KEY = 1 << 63  # stands for no item: item keys have 56 bits
 
 
@@ -36,12 +37,15 @@ def best(
 ) -> list[Ranked]:
     """The best k rows of each user whose keys are not hidden, for queries (users, dim + 1), [u ; 1]; users in order.
 
-    Where the index proposes too few, the most popular items not yet among them are scored too: fewer than k come
-    back only where nothing else is left to show. max_fetch: most items the index is asked for.
+    Nor are those in `served.withheld`. Where the index proposes too few, the most popular items not yet among them are
+    scored too: fewer than k come back only where nothing else is left to show. max_fetch: most items the index is
+    asked for.
     """
-    most = min(max_fetch, served.release.items)
-    needs = [min(k + len(of_user), most) for k, of_user in zip(ks, hidden, strict=True)]
+    most, withheld = min(max_fetch, served.release.items), len(served.withheld)
+    needs = [min(k + len(of_user) + withheld, most) for k, of_user in zip(ks, hidden, strict=True)]
     fetch = max(min(need, k + SPARE) for need, k in zip(needs, ks, strict=True))
+    if withheld:  # as many as fall out where they lie evenly
+        fetch = min(max(needs), int(fetch / (1 - min(withheld / served.release.items, MOST_WITHHELD))))
     since = time.perf_counter()
     found = served.release.index.scored(queries, fetch)
     since = stages.lap("search", since)
@@ -78,8 +82,10 @@ def _shown(
     places: list[int] = []
     sizes: list[int] = []
     start = 0
+    withheld = served.withheld
     for of_user, k, not_shown in zip(keys.tolist(), ks, hidden, strict=True):
-        shown = [place for place, key in enumerate(of_user, start) if key not in not_shown][:k]
+        shown = [place for place, key in enumerate(of_user, start) if key not in not_shown]
+        shown = ([place for place in shown if of_user[place - start] not in withheld] if withheld else shown)[:k]
         places += shown
         sizes.append(len(shown))
         start += rows.shape[1]
@@ -91,7 +97,9 @@ def _shown(
 
 
 def _popular_rows(served: Served, k: int, hidden: Collection[int]) -> list[int]:
-    return list(islice((row for row, key in served.most_popular if key not in hidden), k))
+    withheld = served.withheld
+    shown = (row for row, key in served.most_popular if key not in hidden and key not in withheld)
+    return list(islice(shown, k))
 
 
 def _filled_up(served: Served, vector: F32, ranked: Ranked, k: int, hidden: Collection[int]) -> Ranked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import suppress
 
 from stream.events import ERASE, DecodeError, decode_event
@@ -15,9 +15,13 @@ READ_OF_A_PARTITION = 2000
 
 
 class RecentItems:
-    """Counts the newest `kept` item ids posted to this process. Added to by one thread, read by any."""
+    """Counts the newest `kept` item ids posted to this process. Added to by one thread, read by any.
 
-    def __init__(self, kept: int = 10_000) -> None:
+    withheld: keys of items that nobody is to be shown, for whoever shows the ranking.
+    """
+
+    def __init__(self, kept: int = 10_000, withheld: Set[int] = frozenset()) -> None:
+        self.withheld = withheld
         self._newest: deque[str] = deque()
         self._counts: Counter[str] = Counter()
         self._kept = kept

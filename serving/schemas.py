@@ -12,6 +12,7 @@ from stream.events import EVENTS_PER_POST, EventBody, Id
 
 DEFAULT_K, MAX_K, MAX_EXCLUDED, MAX_TIMELINE, MAX_USERS = 20, 200, 200, 1000, 1000
 K = Annotated[int, Field(ge=1, le=MAX_K, description="how many items")]
+Details = Annotated[bool, Field(description="with what is known of each item: title, url, image, …")]
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -33,10 +34,11 @@ class TimelineBody(BaseModel):
     timeline: Annotated[list[TimelineEvent], Field(max_length=MAX_TIMELINE)]
     k: K = DEFAULT_K
     exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = []
+    details: Details = False
 
 
 class BatchBody(BaseModel):
-    """Many users asked for at once; k, exclude and seen are for each of them."""
+    """Many users asked for at once; k, exclude, seen and details are for each of them."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -44,6 +46,7 @@ class BatchBody(BaseModel):
     k: K = DEFAULT_K
     exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = []
     seen: bool = False
+    details: Details = False
 
 
 class EventsBody(BaseModel):
@@ -56,7 +59,36 @@ class PostBody(RootModel[EventBody | EventsBody | Annotated[list[EventBody], Fie
     """One event, or up to 1,000."""
 
 
-class ScoredItem(BaseModel):
+    """What is asked for a user who is stored."""
+
+    user: str
+    k: K = DEFAULT_K
+    exclude: list[str] = Field([], description="item ids; repeated or separated by commas")
+    seen: bool = Field(False, description="items the user had events with may be among them")
+    details: Details = False
+    after: str | None = Field(
+        None, description="token of a post: wait until its events are in what is answered; `after` of the answer tells"
+    )
+    wait_ms: int = Field(WAIT_MS, ge=0, le=MAX_WAIT_MS, description="how long to wait for that at most")
+
+
+class ItemDetails(BaseModel):
+    """What is known of an item; absent is what is not. Further fields that were put are there too, as texts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    title: str | None = None
+    url: str | None = None
+    image: str | None = None
+    category: str | None = None
+    price: float | None = None
+    currency: str | None = None
+    stock: int | None = None
+
+
+class ScoredItem(ItemDetails):
+    """With details only where they were asked for."""
+
     item_id: str
     score: float
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 import orjson
 
@@ -35,10 +37,11 @@ class Served:
     """One release, warmed, shared by threads.
 
     item: of a row, how it begins in an answer, remembered. json: the version. most_popular: rows and their item keys.
+    withheld: keys of items that nobody is to be shown; whoever gives it may change it while it is looked into.
     """
 
-    def __init__(self, release: Release) -> None:
-        self.release = release
+    def __init__(self, release: Release, withheld: Set[int] = frozenset()) -> None:
+        self.release, self.withheld = release, withheld
         self.version = release.version
         self.json = orjson.dumps(release.version)
         self.item = Beginnings(release).__getitem__

@@ -24,11 +24,18 @@ class Lookups:
     """One connection, used by one event loop.
 
     A store that does not answer within timeout_s, or not well, is left alone for pause_s: until it is found again,
-    whoever asks hears so at once.
+    whoever asks hears so at once. command: what the keys are asked by.
     """
 
-    def __init__(self, client: Client, *, timeout_s: float = TIMEOUT_S, pause_s: float = PAUSE_S) -> None:
-        self._client, self._timeout_s, self._pause_s = client, timeout_s, pause_s
+    def __init__(
+        self,
+        client: Client,
+        *,
+        command: Sequence[bytes] = (b"MGET",),
+        timeout_s: float = TIMEOUT_S,
+        pause_s: float = PAUSE_S,
+    ) -> None:
+        self._client, self._command, self._timeout_s, self._pause_s = client, command, timeout_s, pause_s
         self._line: Line | None = None
         self._asked: deque[_Asked] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -47,7 +54,7 @@ class Lookups:
             return
         self._asked.append(_Asked(answer, self._loop.time() + self._timeout_s))
         try:
-            self._line.send((b"MGET", *keys))
+            self._line.send((*self._command, *keys))
         except StoreUnavailable as error:
             self._loop.call_soon(self._lose, error)
         if self._timer is None:

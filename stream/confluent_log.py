@@ -39,9 +39,9 @@ from stream.kafka_base import (
     READ_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
     SESSION_TIMEOUT_MS,
-    TOPIC_SETTINGS,
     Described,
     KafkaBase,
+    settings_of,
 )
 from stream.log import Entry, LogUnavailable, Position, Record, UnknownTopic, partition_of
 
@@ -75,7 +75,7 @@ class ConfluentLog(KafkaBase):
 
     def create_topic(self, topic: str, partitions: int) -> None:
         name = self._name(topic)
-        wanted = NewTopic(name, partitions, self._replication, config=TOPIC_SETTINGS)
+        wanted = NewTopic(name, partitions, self._replication, config=settings_of(topic))
         with self._administration(topic) as admin:
             try:
                 admin.create_topics([wanted], request_timeout=REQUEST_TIMEOUT_MS / 1000)[name].result()
@@ -271,8 +271,10 @@ class Sender:
     def _produce(
         self, name: str, entry: Entry, number: int, hear: Callable[[KafkaError | None, Message], None]
     ) -> None:
+        value = entry.value or None
+
         def ready() -> None:
-            self._producer.produce(name, entry.value, entry.key, number, on_delivery=hear, timestamp=entry.time_ms)
+            self._producer.produce(name, value, entry.key, number, on_delivery=hear, timestamp=entry.time_ms)
 
         try:
             ready()

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from stream.kafka_reader import GroupClient, KafkaReader
 from stream.log import Log, LogUnavailable, Record, UnknownTopic
+from stream.topics import COMPACTED
 
 REQUEST_TIMEOUT_MS = 10_000
 CONNECT_TIMEOUT_MS = 2_000
@@ -29,6 +30,8 @@ BATCH_BYTES = 128 * 1024
 # Kafka counts a record's age from the event's own time: with its default of seven days it deletes a replayed past
 # within minutes, read or not. How much to keep is for the administrator to say, best by retention.bytes.
 TOPIC_SETTINGS = {"retention.ms": "-1"}
+# Of each key the last record; that it was deleted, for a week: so long may a consumer be away.
+COMPACTED_SETTINGS = {"cleanup.policy": "compact", "delete.retention.ms": str(7 * 86_400_000)}
 
 UNKNOWN_TOPIC_CODES = {3, 100}  # by name, by id
 LEADER_CODES = {5, 6, 74, 76}  # not available, not this broker, of an older or newer epoch
@@ -42,6 +45,11 @@ class Described(NamedTuple):
 
     partitions: int
     topic_id: UUID
+
+
+def settings_of(topic: str) -> dict[str, str]:
+    """What a topic is made with."""
+    return COMPACTED_SETTINGS if topic in COMPACTED else TOPIC_SETTINGS
 
 
 def meaning(topic: str, code: int | None, error: Exception) -> Exception:

@@ -24,10 +24,10 @@ from stream.kafka_base import (
     READ_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
     SESSION_TIMEOUT_MS,
-    TOPIC_SETTINGS,
     Described,
     KafkaBase,
     meaning,
+    settings_of,
 )
 from stream.kafka_reader import OutOfPlace, Place
 from stream.log import Batch, Entry, LogUnavailable, Position, Record, partition_of
@@ -56,7 +56,7 @@ class KafkaLog(KafkaBase):
     def create_topic(self, topic: str, partitions: int) -> None:
         name = self._name(topic)
         wanted = {
-            name: {"num_partitions": partitions, "replication_factor": self._replication, "configs": TOPIC_SETTINGS}
+            name: {"num_partitions": partitions, "replication_factor": self._replication, "configs": settings_of(topic)}
         }
         with self._administration(topic) as admin:
             with suppress(kafka_errors.TopicAlreadyExistsError):
@@ -75,7 +75,9 @@ class KafkaLog(KafkaBase):
                 for entry in entries:
                     number = partition_of(entry.key, partitions)
                     sent.append(
-                        producer.send(name, entry.value, entry.key, partition=number, timestamp_ms=entry.time_ms)
+                        producer.send(
+                            name, entry.value or None, entry.key, partition=number, timestamp_ms=entry.time_ms
+                        )
                     )
         except LogUnavailable as error:
             rest = [error] * (len(entries) - len(sent))  # nobody tries these: each would wait as long as this one did

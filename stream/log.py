@@ -32,7 +32,10 @@ class LogWentBack(LookupError):
 
 
 class Entry(NamedTuple):
-    """What is appended. Entries of one key land in one partition, in the order they were appended."""
+    """What is appended. Entries of one key land in one partition, in the order they were appended.
+
+    An empty value is Kafka's null: with it, a compacted topic forgets the key.
+    """
 
     key: bytes
     value: bytes

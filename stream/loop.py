@@ -14,16 +14,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from store.connection import StoreUnavailable
 from stream.dead_letters import DeadLetter, bury
-from stream.decoding import Decoder, EventColumns
+from stream.decoding import Decoder
 from stream.log import Batch, Log, LogUnavailable, LogWentBack, Reader
 from stream.stages import Stages
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
+Read = TypeVar("Read")
+Made_co = TypeVar("Made_co", covariant=True)
+Taken_contra = TypeVar("Taken_contra", contravariant=True)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
 LAG_EVERY_S = 1.0  # under load; it is a question to the log of its own
 
@@ -39,8 +42,15 @@ class Elsewhere(Exception):
         super().__init__(why)
 
 
-class Handler(Protocol):
-    """What a consumer process does with events. Called by one thread."""
+class Decodes(Protocol[Made_co]):
+    """What makes of a batch what a handler takes."""
+
+    def decode(self, batch: Batch) -> tuple[Made_co, Mapping[int, str]]:
+        """Of the readable records, and by place in the batch why each of the others is none."""
+
+
+class Handler(Protocol[Taken_contra]):
+    """What a consumer process does with what it reads. Called by one thread."""
 
     def assigned(self, partition: int) -> int | None:
         """A partition came to this process, or its reader lost its place in it: more than once, maybe.
@@ -51,7 +61,7 @@ class Handler(Protocol):
     def revoked(self, partition: int) -> None:
         """A partition went to another process, or is read again: forget what was not stored."""
 
-    def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
+    def handle(self, batches: Sequence[Taken_contra]) -> Mapping[int, int]:
         """Take the batches (none at an idle tick); returns the next offsets, by partition, of all that is stored.
 
         Given the same batches again it must change nothing more. Raises StoreUnavailable to be called again with
@@ -88,9 +98,10 @@ class Progress:
     stages: Stages = field(default_factory=Stages)
 
 
-class Loop:
-    """Runs one handler over one topic of events as a member of one group, until `stop` is set.
+class Loop(Generic[Read]):
+    """Runs one handler over one topic as a member of one group, until `stop` is set.
 
+    decoder: of events, where none is given.
     on_tick: called after every turn, with the progress. commit_every_s: how long a commit may wait while there is more
     to read; a handler whose store knows how far it is loses nothing by it.
     """
@@ -100,16 +111,17 @@ class Loop:
         log: Log,
         topic: str,
         group: str,
-        handler: Handler,
+        handler: Handler[Read],
         *,
-        decoder: Decoder | None = None,
+        decoder: Decodes[Read] | None = None,
         max_records: int = 2000,
         poll_timeout_s: float = 0.2,
         commit_every_s: float = 0.0,
         on_tick: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._log, self._topic, self._group = log, topic, group
-        self._decoder, self._handler, self._on_tick = decoder or Decoder(), handler, on_tick
+        self._handler, self._on_tick = handler, on_tick
+        self._decoder: Decodes[Read] = decoder or _of_events()
         self._max_records, self._poll_timeout_s = max_records, poll_timeout_s
         self._commit_every_s, self._commit_at = commit_every_s, float("-inf")
         self._owned: frozenset[int] = frozenset()
@@ -274,7 +286,7 @@ class Loop:
         reader.seek(partition, offset)
         self._next[partition] = offset
 
-    def _decoded(self, reader: Reader, batches: Sequence[Batch], stop: threading.Event) -> list[EventColumns]:
+    def _decoded(self, reader: Reader, batches: Sequence[Batch], stop: threading.Event) -> list[Read]:
         decoded, letters = [], []
         for batch in batches:
             columns, refused = self._decoder.decode(batch)
@@ -321,6 +333,10 @@ class Loop:
     def _tick(self) -> None:
         self.progress.ticked_at = time.time()
         self._on_tick(self.progress)
+
+
+def _of_events() -> Any:
+    return Decoder()
 
 
 def _described(letter: DeadLetter) -> str:

@@ -102,7 +102,7 @@ class Recorder:
 
 
 @contextmanager
-def flowing(log: Log) -> Iterator[tuple[Load, Recorder, Loop]]:
+def flowing(log: Log) -> Iterator[tuple[Load, Recorder, Loop[EventColumns]]]:
     """Events sent and consumed meanwhile; at the end all that was acknowledged has been read and committed."""
     for topic, partitions in topics(PARTITIONS).items():
         log.create_topic(topic, partitions)
@@ -196,7 +196,7 @@ def kill_and_go_on(cluster: KafkaCluster, victim: int, load: Load, recorder: Rec
     return killed_at
 
 
-def report(load: Load, recorder: Recorder, loop: Loop, since: float) -> None:
+def report(load: Load, recorder: Recorder, loop: Loop[EventColumns], since: float) -> None:
     """The figures, as JSON."""
     figures = {
         "acknowledged": len(load.acknowledged),

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from stream.decoding import EventColumns
 from stream.events import Event, encode_event
 from stream.log import Batch, Entry, Log, LogUnavailable, Position
 from stream.loop import Handler, Loop, Progress
@@ -108,7 +109,7 @@ class TroubledReader(MemoryReader):
 
 def consume(
     log: Log,
-    handler: Handler,
+    handler: Handler[EventColumns],
     *,
     group: str = "g",
     max_records: int = 2000,
