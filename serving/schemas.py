@@ -59,19 +59,6 @@ class PostBody(RootModel[EventBody | EventsBody | Annotated[list[EventBody], Fie
     """One event, or up to 1,000."""
 
 
-    """What is asked for a user who is stored."""
-
-    user: str
-    k: K = DEFAULT_K
-    exclude: list[str] = Field([], description="item ids; repeated or separated by commas")
-    seen: bool = Field(False, description="items the user had events with may be among them")
-    details: Details = False
-    after: str | None = Field(
-        None, description="token of a post: wait until its events are in what is answered; `after` of the answer tells"
-    )
-    wait_ms: int = Field(WAIT_MS, ge=0, le=MAX_WAIT_MS, description="how long to wait for that at most")
-
-
 class ItemDetails(BaseModel):
     """What is known of an item; absent is what is not. Further fields that were put are there too, as texts."""
 
