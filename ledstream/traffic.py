@@ -38,7 +38,8 @@ class TrafficSettings:
     """address: http://host:port. run: prefix of event ids, another for every run. asked_share: of events.
 
     paced: events are sent when their time_ms comes; otherwise as fast as the server takes them.
-    idle_after_s: after which the server's user records expire; None: not while this lasts.
+    idle_after_s: after which the server's user records expire; None: not while this lasts. key: of a site, where the
+    server wants one with events.
     """
 
     address: str
@@ -51,6 +52,7 @@ class TrafficSettings:
     batch: int = 200
     questions_at_once: int = 64
     timeout_s: float = 5.0
+    key: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.asked_share <= 1:
@@ -252,6 +254,8 @@ class Traffic:
         """A verdict for each event; "failed" for all if the server could not answer."""
         body = orjson.dumps({"events": [_body(event) for event in events]})
         url, headers = f"{self._settings.address}/v1/events", {"content-type": "application/json"}
+        if self._settings.key:
+            headers["x-ledstream-key"] = self._settings.key
         try:
             async with self._session.post(url, data=body, headers=headers) as response:
                 content = await response.read()

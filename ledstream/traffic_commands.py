@@ -19,8 +19,10 @@ from stream.simulator import Simulator, SimulatorSettings
 REPORT_EVERY_S = 2.0
 
 
-def replay(settings: Settings, file: Path, rate: float | None, *, as_recorded: bool) -> int:
+def replay(settings: Settings, file: Path, rate: float | None, *, as_recorded: bool, key: str | None = None) -> int:
     """Send a file's events, at `rate` a second or as fast as they are taken; 0 if every one was accepted.
+
+    key: the write key they go with; None: the first of the settings, if there are any.
 
     Event ids are made of the file's name and the event's place in it, so that replaying again counts nothing twice
     while the first run's events are in the timelines.
@@ -30,26 +32,28 @@ def replay(settings: Settings, file: Path, rate: float | None, *, as_recorded: b
         events = spaced(events, start_ms=_now_ms(), per_s=rate)
     elif not as_recorded:
         events = as_now(events, _now_ms)
-    return asyncio.run(_send(settings, events, paced=rate is not None))
+    return asyncio.run(_send(settings, events, key, paced=rate is not None))
 
 
-def simulate(settings: Settings, rate: float, for_s: float | None, seed: int) -> int:
-    """Send simulated shoppers' events until for_s is over or Ctrl-C; 0 if every one was accepted."""
+def simulate(settings: Settings, rate: float, for_s: float | None, seed: int, key: str | None = None) -> int:
+    """Send simulated shoppers' events until for_s is over or Ctrl-C; 0 if every one was accepted. key: see `replay`."""
     shop = SimulatorSettings(events_per_s=rate, seed=seed)
     start_ms = _now_ms()
     events: Iterable[Event] = Simulator(shop, start_ms=start_ms).events()
     if for_s is not None:
         events = _until(events, start_ms + int(for_s * 1000))
-    return asyncio.run(_send(settings, events, paced=True))
+    return asyncio.run(_send(settings, events, key, paced=True))
 
 
-async def _send(settings: Settings, events: Iterable[Event], *, paced: bool) -> int:
+async def _send(settings: Settings, events: Iterable[Event], key: str | None, *, paced: bool) -> int:
     run = f"run-{os.getpid()}-{_now_ms():x}"
-    address = settings.url(settings.port)
+    if key is None:
+        key = settings.write_keys.partition(",")[0].partition("=")[2].strip()
+    driver = TrafficSettings(address=settings.url(settings.port), run=run, asked_share=0.0, paced=paced, key=key)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with connected(TrafficSettings(address=address, run=run, asked_share=0.0, paced=paced)) as traffic:
+    async with connected(driver) as traffic:
         started = time.monotonic()
 
         def line() -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +14,11 @@ import pytest
 from aiohttp import web
 
 from ledstream.scoring import Latencies, Ledger, PopularLately, Recall
+from ledstream.settings import read_settings
 from ledstream.traffic import Traffic, TrafficError, TrafficSettings, connected
+from ledstream.traffic_commands import simulate
 from stream.events import Event
+from tests.servers import free_ports
 
 # What is popular
 
@@ -315,6 +320,50 @@ def test_a_post_that_can_never_succeed_ends_the_drive_with_the_servers_words() -
 
     with pytest.raises(TrafficError, match="422 events: missing"):
         with_server(Strict(), sending(views(500)))
+
+
+@contextmanager
+def shop_with_keys(*keys: str) -> Iterator[tuple[Shop, int]]:
+    """One that takes events with these write keys alone, in a thread of its own; and its port."""
+
+    class Keyed(Shop):
+        async def events(self, request: web.Request) -> web.Response:
+            if request.headers.get("x-ledstream-key") not in keys:
+                return web.Response(status=401, text="no write key of this server")
+            return await super().events(request)
+
+    shop, loop, (port,) = Keyed(), asyncio.new_event_loop(), free_ports(1)
+
+    async def start() -> web.AppRunner:
+        app = web.Application()
+        app.router.add_post("/v1/events", shop.events)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        return runner
+
+    runner = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield shop, port
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_events_go_with_the_key_that_is_given_or_else_with_the_first_that_the_server_would_take() -> None:
+    with shop_with_keys("new-shop-key", "old-shop-key") as (shop, port):
+        here = {"LEDSTREAM_PORT": str(port)}
+        keys = {"LEDSTREAM_WRITE_KEYS": "shop=new-shop-key,mail=old-shop-key"}
+        assert simulate(read_settings(here), 200.0, 0.2, 1) == 1, "without a key nothing is taken"
+        assert not shop.ids
+        assert simulate(read_settings(here), 200.0, 0.2, 1, "old-shop-key") == 0
+        first = len(shop.ids)
+        assert simulate(read_settings(here | keys), 200.0, 0.2, 2) == 0
+        assert len(shop.ids) > first > 0
 
 
 def test_metrics_are_summed_over_their_labels() -> None:
