@@ -35,6 +35,7 @@ TRAINING = (
 )
 LIMITS = ("train_nice", "train_threads", "train_memory_mb")
 TRIAL = ("canary_share", "canary_s")
+WRITE_KEY = "a write key of the server (default: the first of LEDSTREAM_WRITE_KEYS, if that is set here)"
 
 # Errors that are told in one line, by name: to import them all takes seconds, and somebody may wait for a rollback.
 EXPECTED = frozenset(
@@ -142,13 +143,14 @@ def _evaluate(settings: Settings, arguments: argparse.Namespace) -> int:
 def _replay(settings: Settings, arguments: argparse.Namespace) -> int:
     from ledstream import traffic_commands
 
-    return traffic_commands.replay(settings, arguments.file, arguments.rate, as_recorded=arguments.as_recorded)
+    file, rate, key = arguments.file, arguments.rate, arguments.key
+    return traffic_commands.replay(settings, file, rate, as_recorded=arguments.as_recorded, key=key)
 
 
 def _simulate(settings: Settings, arguments: argparse.Namespace) -> int:
     from ledstream import traffic_commands
 
-    return traffic_commands.simulate(settings, arguments.rate, arguments.for_s, arguments.seed)
+    return traffic_commands.simulate(settings, arguments.rate, arguments.for_s, arguments.seed, arguments.key)
 
 
 def _demo(settings: Settings, arguments: argparse.Namespace) -> int:  # noqa: ARG001
@@ -230,12 +232,14 @@ def _replay_arguments(parser: Parser) -> None:
     parser.add_argument("file", type=Path, help="Parquet file of events; columns are recognised by name")
     parser.add_argument("--rate", type=_above_0, help="events per second; default: as fast as the server takes them")
     parser.add_argument("--as-recorded", action="store_true", help="keep the recorded times instead of now")
+    parser.add_argument("--key", help=WRITE_KEY)
 
 
 def _simulate_arguments(parser: Parser) -> None:
     parser.add_argument("--rate", type=_above_0, default=200.0, help="events per second (default 200)")
     parser.add_argument("--for", dest="for_s", type=float, metavar="S", help="seconds; default: until Ctrl-C")
     parser.add_argument("--seed", type=int, default=1, help="another seed, other shoppers (default 1)")
+    parser.add_argument("--key", help=WRITE_KEY)
 
 
 def _demo_arguments(parser: Parser) -> None:
