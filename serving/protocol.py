@@ -1,20 +1,27 @@
 """HTTP of a server process: bounded connections, and a short way for the request asked thousands of times a second.
 
-`GET /v1/recommendations` goes from uvicorn's parser to the recommender and back to the socket, without a task, a scope
-or messages of ASGI in between: those cost more than the answer. Everything else, and whatever is unusual about such a
-request, goes uvicorn's own way to the same application, which answers it alike.
+`GET /v1/recommendations` goes to the recommender and back to the socket without a task, a scope or messages of ASGI in
+between, and where it comes alone and plainly, without a parser: those cost more than the answer. Everything else, and
+whatever is unusual about such a request, goes uvicorn's own way to the same application, which answers it alike.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from typing import Any, ClassVar
 
 from serving.bounded import BoundedProtocol
-from serving.hot import RECOMMENDATIONS, HotPaths, Reply, accepted_form
+from serving.hot import JSON, MSGPACK, RECOMMENDATIONS, HotPaths, Reply, accepted_form
 
 START = RECOMMENDATIONS.encode() + b"?"
+# A whole request with nothing in it that a parser would have to judge: no body, no word about the connection.
+WHOLE = re.compile(
+    rb"GET %b([!\"$-~]{1,1024}) HTTP/1\.1\r\n"
+    rb"(?:(?i:host|user-agent|accept-encoding|accept-language): ?[ -~]{0,512}\r\n"
+    rb"|(?i:accept): ?([ -~]{0,512})\r\n){1,8}\r\n" % re.escape(START)
+)
 
 
 class InHand:
@@ -34,6 +41,18 @@ class ShortWay(BoundedProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._is_short = False
+
+    def data_received(self, data: bytes) -> None:
+        """Mostly one request and no more, for which no parser is needed."""
+        is_between = self._is_whole or self.headers is None
+        is_ready = is_between and self.is_free() and not (self._is_refused or self.flow.write_paused)
+        whole = WHOLE.fullmatch(data) if is_ready and isinstance(self.config.loaded_app, HotPaths) else None
+        if whole is None:
+            super().data_received(data)
+            return
+        self._unset_keepalive_if_required()
+        self._cancel_late()
+        self._begin(whole[1], MSGPACK if whole[2] and MSGPACK in whole[2] else JSON, keep_alive=True)
 
     def take(self) -> None:
         """The short way, if the request is one for it."""
@@ -60,12 +79,14 @@ class ShortWay(BoundedProtocol):
             super().on_message_complete()
             return
         self._is_short, self._is_whole = False, True
-        cycle: Any = InHand(self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive())
+        keep_alive = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+        self._begin(self.url[len(START) :].partition(b"#")[0], accepted_form(self.headers), keep_alive=keep_alive)
+
+    def _begin(self, query: bytes, form: bytes, *, keep_alive: bool) -> None:
+        cycle: Any = InHand(keep_alive)
         self.cycle = cycle
         app: Any = self.config.loaded_app
-        app.hot.begin(
-            self.url[len(START) :].partition(b"#")[0], accepted_form(self.headers), partial(self._reply, cycle)
-        )
+        app.hot.begin(query, form, partial(self._reply, cycle))
 
     def _reply(self, cycle: InHand, reply: Reply) -> None:
         cycle.response_complete = True

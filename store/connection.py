@@ -96,6 +96,7 @@ class Line:
         opened: Any = self._connection._sock  # the client has no other way to it
         opened.setblocking(False)
         self._socket = opened
+        self._is_encrypted = isinstance(opened, ssl.SSLSocket)  # which may hold more than a selector sees
         self._reader = hiredis.Reader()
 
     def fileno(self) -> int:
@@ -115,6 +116,8 @@ class Line:
         """The answers that are there by now; maybe none."""
         while data := self._bytes():
             self._reader.feed(data)
+            if len(data) < RECEIVED_AT_ONCE and not self._is_encrypted:
+                break  # what comes now makes the socket readable again
         answers = []
         while (answer := self._reader.gets()) is not False:
             if isinstance(answer, Exception):

@@ -66,7 +66,7 @@ def profiles(records: Sequence[bytes], release: Release | None) -> Profiles:
         _weigh_heads(queries[:, :dim], records, own, release)
     if release is not None and foreign:
         queries[foreign, :dim] = Stored.of([records[place] for place in foreign]).encoded(release)
-    has_vector: list[bool] = queries.any(axis=1).tolist()  # type: ignore[assignment]
+    has_vector: list[bool] = (queries.any(axis=1) if own or foreign else factors > 0).tolist()  # type: ignore[assignment]
     queries[:, dim] = 1
     return Profiles(queries, has_vector, seen, as_of)
 

@@ -72,10 +72,11 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], byt
     return int(head[0].split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
 
 
-def test_both_ways_answer_alike(world: World) -> None:
-    """A path written in another way is no recommendation to the short way, and the same to the long one."""
+def test_all_ways_answer_alike(world: World) -> None:
+    """A header that says nothing needs a parser; a path written in another way is the same to the long way alone."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        plain, other = b"recommendations", b"%72ecommendations"
         for query in (
             b"user=ana&k=3",
             b"user=nobody",
@@ -83,14 +84,18 @@ def test_both_ways_answer_alike(world: World) -> None:
             b"k=3",
             b"user=a%FF",
             b"user=ana&exclude=hat-02",
+            b"user=ana#k=3",
+            b"user=%b" % (b"x" * 2000),
         ):
-            told = []
-            for path in (b"/v1/recommendations", b"/v1/%72ecommendations"):
-                writer.write(b"GET %b?%b HTTP/1.1\r\nhost: here\r\n\r\n" % (path, query))
-                status, headers, body = await answer(reader)
-                assert "date" in headers
-                told.append((status, headers["content-type"], body))
-            assert told[0] == told[1], query
+            for accepted in (b"*/*", b"application/msgpack", b""):
+                told = []
+                for path, more in (plain, b""), (plain, b"x: y\r\n"), (other, b""):
+                    start = b"GET /v1/%b?%b HTTP/1.1\r\nhost: here\r\n" % (path, query)
+                    writer.write(start + b"Accept: %b\r\n" % accepted + more + b"\r\n")
+                    status, headers, body = await answer(reader)
+                    assert "date" in headers
+                    told.append((status, headers["content-type"], body))
+                assert told[0] == told[1] == told[2], query
 
     world.talk(talk)
 
@@ -117,6 +122,21 @@ def test_a_request_may_come_in_pieces_and_with_a_body(world: World) -> None:
     world.talk(talk)
 
 
+def test_what_only_looks_whole_is_left_to_the_parser(world: World) -> None:
+    """What the start of a body looks like, and a second request behind the first."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = ASK % b""
+        writer.write(b"POST /v1/events HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n\r\n" % len(body))
+        await asyncio.sleep(0.02)
+        writer.write(body)
+        assert (await answer(reader))[0] == 400
+        writer.write(ASK % b"" + (ASK % b"").replace(b"ana", b"bob"))
+        assert [orjson.loads((await answer(reader))[2])["user"] for _ in range(2)] == ["ana", "bob"]
+
+    world.talk(talk)
+
+
 @pytest.mark.parametrize("last", [ASK % b"connection: close\r\n", (ASK % b"").replace(b"1.1", b"1.0")])
 def test_the_connection_ends_when_the_client_wants_it(world: World, last: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -130,7 +150,9 @@ def test_the_connection_ends_when_the_client_wants_it(world: World, last: bytes)
 
 def test_msgpack_is_the_same_in_another_form(world: World) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(ASK % b"accept: application/msgpack\r\n" + ASK % b"")
+        writer.write(ASK % b"accept: application/msgpack\r\n")
+        await asyncio.sleep(0.02)
+        writer.write(ASK % b"")
         _, headers, packed = await answer(reader)
         _, _, body = await answer(reader)
         assert headers["content-type"] == "application/msgpack"
