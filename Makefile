@@ -28,9 +28,9 @@ debian-tools:
 	|| { echo "installing chromium and redis-server"; apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
 	apt-get install -qq -y --no-install-recommends chromium redis-server > /dev/null; } || echo "not installed"
 
-# What builds the tracker, for the test that its built file is that of its source.
+# What builds the tracker, for the test that its built file is that of its source, and what looks for barriers in pages (axe).
 tracker-tools:
-	@cd clients/js && { [ -e node_modules/.bin/esbuild ] || npm ci --silent || echo "no npm: the tracker is tested as built"; }
+	@cd clients/js && { [ -e node_modules/.bin/esbuild ] && [ -e node_modules/axe-core ] || npm ci --silent || echo "no npm: the tracker is tested as built, pages without axe"; }
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
