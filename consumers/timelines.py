@@ -22,6 +22,7 @@ from stream.stages import Stages
 
 logger = logging.getLogger(__name__)
 GROUP = "timelines"
+FEW = 500  # events: the store writes them faster than the next ones are read
 
 
 class TimelineConsumer:
@@ -61,19 +62,21 @@ class TimelineConsumer:
             self._work = None
 
     def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
-        """The last batch's answers are waited for at the next call: the store writes while the log is read."""
+        """The last batch's answers are waited for at the next call: the store writes while the log is read.
+
+        With little to do they are waited for at once: somebody may wait for the position to move.
+        """
         for batch in batches:
             self._finish()
             at = self._at[batch.partition]
-            if len(batch) and (at is None or batch.next_offset > at):
+            if at is None or batch.next_offset > at:
                 release = self._current()
                 target = Target(self._states, source_of(self._log, batch.partition), release, self._max_events)
                 self._work = Work(batch, target, at, self.stages)
                 self._attempt(self._work.begin)
-            elif not len(batch):
-                self._stored[batch.partition] = batch.next_offset
-        if not batches:
+        if sum(map(len, batches)) < FEW:
             self._finish()
+        if not batches:
             self._look_after_the_store()
         return dict(self._stored)
 

@@ -163,4 +163,4 @@ def _ask(update: Update, keys: list[bytes]) -> list[slice]:
 
 def _refused(update: Update, sent: Sequence[I64]) -> I64:
     """The users whose new record was refused, of all that were sent and not answered yet."""
-    return np.concatenate([users[update.refused()] for users in sent])
+    return np.concatenate([np.empty(0, np.int64), *(users[update.refused()] for users in sent)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,6 +19,11 @@ from serving import schemas
 from serving.administration import Administration
 from serving.answering import Answering
 from serving.bodies import Disconnected
+from serving.catalogue.described import ItemsBody
+from serving.catalogue.details import Details
+from serving.catalogue.looked_up import Shelf
+from serving.catalogue.puts import Puts
+from serving.catalogue.routes import add_catalogue
 from serving.collector.described import add_collector
 from serving.collector.post import read_json
 from serving.console.live import LiveFigures
@@ -27,7 +32,8 @@ from serving.hot import EVENTS, RECOMMENDATIONS, REFUSED_AFTER_S, Hot, Reply, ac
 from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.publisher import Publisher, entry_of
-from serving.questions import Question, from_timeline, from_users, read_query, record_of
+from serving.queries import only
+from serving.questions import Question, from_timeline, from_users, record_of
 from serving.readiness import Readiness
 from serving.refusals import Overloaded, Refused
 from serving.schemas import DEFAULT_K, MAX_K
@@ -53,6 +59,7 @@ class Routes:
     publisher: Publisher
     current: CurrentRelease[Served]
     metrics: Metrics
+    details: Details
 
 
 def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
@@ -65,6 +72,8 @@ def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
     add_collector(app)
     _add_questions(app, routes)
     _add_similar(app, routes)
+    shelf = Shelf(routes.parts.catalogue, routes.current.get)
+    add_catalogue(app, shelf, Puts(routes.publisher, routes.parts.now_ms), routes.hot.bodies)
     administration = Administration(routes.parts, routes.current)
     _add_users(app, routes, administration)
     _add_releases(app, administration)
@@ -83,10 +92,7 @@ def _add_hot(app: FastAPI, routes: Routes) -> None:
     @app.get(RECOMMENDATIONS, response_model=schemas.RecommendationsAnswer, tags=["recommendations"])
     async def recommendations(
         request: Request,
-        user: str,  # noqa: ARG001  described here, read from the query below, as are the others
-        k: K = DEFAULT_K,  # noqa: ARG001
-        exclude: Annotated[list[str], Query(description="item ids; repeated or separated by commas")] = [],  # noqa: ARG001, B006
-        seen: Annotated[bool, Query(description="items the user had events with may be among them")] = False,  # noqa: ARG001
+        query: Annotated[schemas.RecommendationsQuery, Query()],  # noqa: ARG001  described here, read below
     ) -> Response:
         """The best items for a user; the most popular ones for a user nobody knows."""
         return _response(await routes.hot.recommend(request.scope["query_string"], accepted_form(request.headers.raw)))
@@ -99,9 +105,9 @@ def _add_hot(app: FastAPI, routes: Routes) -> None:
         openapi_extra=_body(schemas.PostBody),
         responses={400: {"model": schemas.VerdictsAnswer | schemas.ErrorAnswer}, 413: {"model": schemas.ErrorAnswer}},
     )
-    async def events(request: Request) -> Response:
+    async def events() -> Response:
         """Take events into the log. 202 if any was accepted; otherwise 503 if the log failed, 400 if all were bad."""
-        return _response(await routes.hot.post(request.receive))
+        raise AssertionError  # `serving/collector/paths.py` answers before a request gets this far
 
 
 def _add_questions(app: FastAPI, routes: Routes) -> None:
@@ -114,7 +120,8 @@ def _add_questions(app: FastAPI, routes: Routes) -> None:
     async def recommendations_for_a_timeline(request: Request) -> Response:
         """The best items for the events in the request. Nothing is stored."""
         body = read_json(await routes.hot.bodies.read(request.receive))
-        (answer,) = await routes.questions.ask([from_timeline(body, routes.parts.border, routes.parts.now_ms())])
+        question = from_timeline(body, routes.parts.border, routes.parts.now_ms())
+        (answer,) = await routes.details.asked([question], await routes.questions.ask([question]))
         return _response(Reply(200, answer.to_json()).in_form(accepted_form(request.headers.raw)))
 
     @app.post(
@@ -127,7 +134,8 @@ def _add_questions(app: FastAPI, routes: Routes) -> None:
         """The best items for each of up to 1,000 users, as if each had been asked for alone."""
         questions = from_users(read_json(await routes.hot.bodies.read(request.receive)))
         form = accepted_form(request.headers.raw)
-        return _response(await together(await routes.questions.ask(questions), form))
+        answers = await routes.details.asked(questions, await routes.questions.ask(questions))
+        return _response(await together(answers, form))
 
 
 def _add_similar(app: FastAPI, routes: Routes) -> None:
@@ -135,16 +143,17 @@ def _add_similar(app: FastAPI, routes: Routes) -> None:
         "/v1/items/{item_id:path}/similar",
         response_model=schemas.SimilarAnswer,
         tags=["recommendations"],
-        dependencies=[Depends(_only("k"))],
+        dependencies=[Depends(only("k", "details"))],
         responses={404: {"model": schemas.ErrorAnswer}},
     )
-    async def similar(item_id: str, k: K = DEFAULT_K) -> Response:
+    async def similar(item_id: str, k: K = DEFAULT_K, details: schemas.Details = False) -> Response:
         """The best items for a user of this one item, without the item itself."""
         served = routes.current.get()
         if served is None or not served.knows(item_id):
             raise Refused("item_id", item_id, "not in the current release", status=404)
         record = record_of([(item_key(item_id), routes.parts.now_ms(), 0, served.heaviest_kind())])
-        (answer,) = await routes.questions.ask([Question(None, record, k)])
+        question = Question(None, record, k, details=details)
+        (answer,) = await routes.details.asked([question], await routes.questions.ask([question]))
         shown = orjson.dumps(item_id), answer.items_json(), answer.release
         return _response(Reply(200, b'{"item_id":%b,"items":%b,"release":%b}' % shown))
 
@@ -153,14 +162,14 @@ def _add_users(app: FastAPI, routes: Routes, administration: Administration) -> 
     @app.get(
         "/v1/users/{user_id:path}",
         tags=["users"],
-        dependencies=[Depends(_only())],
+        dependencies=[Depends(only())],
         responses={404: {"model": schemas.ErrorAnswer}},
     )
     def user(user_id: str) -> schemas.UserAnswer:
         """What is known of a user."""
         return administration.user(_checked_user(user_id))
 
-    @app.delete("/v1/users/{user_id:path}", status_code=202, tags=["users"], dependencies=[Depends(_only())])
+    @app.delete("/v1/users/{user_id:path}", status_code=202, tags=["users"], dependencies=[Depends(only())])
     async def forget(user_id: str) -> schemas.ErasureAnswer:
         """Forget everything of a user that was accepted before this."""
         now_ms = routes.parts.now_ms()
@@ -172,7 +181,7 @@ def _add_users(app: FastAPI, routes: Routes, administration: Administration) -> 
 
 
 def _add_releases(app: FastAPI, administration: Administration) -> None:
-    @app.get("/v1/releases", tags=["releases"], dependencies=[Depends(_only())])
+    @app.get("/v1/releases", tags=["releases"], dependencies=[Depends(only())])
     def releases() -> schemas.ReleasesAnswer:
         """Every release in the folder."""
         return administration.releases()
@@ -180,7 +189,7 @@ def _add_releases(app: FastAPI, administration: Administration) -> None:
     @app.post(
         "/v1/releases/{version}/activate",
         tags=["releases"],
-        dependencies=[Depends(_only("force"))],
+        dependencies=[Depends(only("force"))],
         responses={404: {"model": schemas.ErrorAnswer}, 409: {"model": schemas.ErrorAnswer}},
     )
     def activate(
@@ -242,7 +251,7 @@ def _describe_bodies(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         page = described()
-        for model in (schemas.PostBody, schemas.TimelineBody, schemas.BatchBody):
+        for model in (schemas.PostBody, schemas.TimelineBody, schemas.BatchBody, ItemsBody):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             page["components"]["schemas"] |= {**schema.pop("$defs", {}), model.__name__: schema}
         return page
@@ -253,15 +262,6 @@ def _describe_bodies(app: FastAPI) -> None:
 def _body(model: type[BaseModel]) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-def _only(*names: str) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that refuses any other query parameter."""
-
-    async def check(request: Request) -> None:
-        read_query(request.scope["query_string"], names)
-
-    return check
 
 
 def _checked_user(user_id: str) -> str:

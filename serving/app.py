@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -11,6 +11,9 @@ from fastapi import FastAPI
 from serving.answering import Answering
 from serving.answers import Recommender
 from serving.api import Lifespan, Routes, build_api
+from serving.awaited import Awaited
+from serving.catalogue.details import Details
+from serving.catalogue.withheld import Withheld
 from serving.collector.identity import Identities
 from serving.collector.paths import Collector, Door, Intake
 from serving.hot import Hot
@@ -23,6 +26,7 @@ from serving.readiness import Readiness
 from serving.recent import RecentItems, newest_items
 from serving.served import Served
 from store.item_index import use_threads
+from store.lookups import Lookups
 from store.releases import Releases
 from stream.current import CurrentRelease
 from stream.kept import KeptLog
@@ -36,10 +40,13 @@ def create_app(
     on_ready: called once it is about to answer.
     """
     limits, door = limits or Limits(), door or Door()
-    metrics, recent = Metrics(parts.workers), RecentItems()
+    metrics = Metrics(parts.workers)
+    details = Details(parts.catalogue.lookups() if parts.catalogue else None)
+    withheld = Withheld(parts.catalogue, details.forget)
+    recent = RecentItems(withheld=withheld.keys)
     current = CurrentRelease(
         parts.log,
-        _loading(parts.releases),
+        _loading(parts.releases, withheld.keys),
         with_canary=True,
         prepare=parts.releases.load,
         retry_every_s=limits.retry_release_every_s,
@@ -49,28 +56,32 @@ def create_app(
     outcomes = Outcomes(parts.tallies, current)
     recommender = Recommender(lambda: live(current), recent, attempt=outcomes.attempt)
     metrics.watch_stages(recommender.stages)
-    questions = _answering(parts, limits, recommender, metrics)
+    lookups = parts.states.lookups()
+    questions = _answering(parts, limits, recommender, metrics, lookups)
+    awaited = Awaited(parts.log, parts.states, lookups, max_waiting=limits.waiting_writes)
     log = KeptLog(parts.log, parts.spool)
     events = publisher(log, max_waiting=limits.waiting_events)
-    posts = Posts(parts.border, events, recent, parts.now_ms, limits.events_per_s)
-    hot = Hot(questions, posts, metrics)
+    posts = Posts(parts.border, events, recent, parts.now_ms, awaited.token, events_per_s=limits.events_per_s)
+    hot = Hot(questions, awaited, details, metrics)
     _watch(metrics, parts, Readiness(parts, current))
-    routes = Routes(parts, hot, questions, events, current, metrics)
+    routes = Routes(parts, hot, questions, events, current, metrics, details)
 
     async def begin() -> None:
         recent.add(await asyncio.to_thread(newest_items, parts.log))
         await asyncio.to_thread(current.start)
         on_ready()
 
-    others = build_api(routes, _lifespan(questions, events, current, begin, (metrics, outcomes, log)))
-    return Collector(hot, metrics, others, Intake(posts, Identities(parts, current.get, events)), door)
+    others = build_api(
+        routes, _lifespan((questions, awaited, details), events, current, begin, (metrics, outcomes, log, withheld))
+    )
+    return Collector(hot, metrics, others, Intake(posts, Identities(parts, current.get, events, awaited.token)), door)
 
 
-def _answering(parts: Parts, limits: Limits, recommender: Recommender, metrics: Metrics) -> Answering:
+def _answering(parts: Parts, limits: Limits, recommender: Recommender, metrics: Metrics, lookups: Lookups) -> Answering:
     return Answering(
         recommender,
         parts.states.keys,
-        parts.states.lookups(),
+        lookups,
         max_batch=limits.batch,
         max_waiting=limits.waiting_questions,
         on_batch=metrics.batch_size.observe,
@@ -86,27 +97,28 @@ def _watch(metrics: Metrics, parts: Parts, readiness: Readiness) -> None:
         metrics.watch("ledstream_spool_bytes", "Events on the disk, for the log to come back", parts.spool.size)
 
 
-def _loading(releases: Releases) -> Callable[[str], Served]:
+def _loading(releases: Releases, withheld: Set[int]) -> Callable[[str], Served]:
     def load(version: str) -> Served:
         use_threads(1)  # of the thread that loads, too
-        return Served(releases.load(version))
+        return Served(releases.load(version), withheld)
 
     return load
 
 
 def _lifespan(
-    questions: Answering,
+    asked: tuple[Answering, Awaited, Details],
     events: Publisher,
     current: CurrentRelease[Served],
     begin: Callable[[], Awaitable[None]],
-    others: Sequence[Metrics | Outcomes | KeptLog],
+    others: Sequence[Metrics | Outcomes | KeptLog | Withheld],
 ) -> Lifespan:
     """others: started before events are taken, and stopped after the last of them."""
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         use_threads(1)
-        await questions.start()
+        for part in asked:
+            await part.start()
         for other in others:
             other.start()
         events.start()
@@ -116,6 +128,7 @@ def _lifespan(
         await events.stop()
         for other in others:
             await asyncio.to_thread(other.stop)
-        await questions.stop()
+        for part in reversed(asked):
+            await part.stop()
 
     return running

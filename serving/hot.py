@@ -1,6 +1,6 @@
-"""The ASGI application of the two paths that are asked thousands of times a second; all else goes to FastAPI.
+"""The ASGI application of the path that is asked thousands of times a second; all else goes to FastAPI.
 
-They are described in the OpenAPI page by the routes of the same paths in `serving/api.py`, which call what is here.
+It is described in the OpenAPI page by the route of the same path in `serving/api.py`, which calls what is here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import orjson
 
 from serving.answering import Answering
 from serving.answers import Answer
-from serving.bodies import Bodies, Disconnected, Receive
+from serving.awaited import AFTER, Awaited, Waited, read_after
+from serving.bodies import Bodies, Receive
+from serving.catalogue.details import Details
 from serving.metrics import Metrics
-from serving.posts import Posts
-from serving.questions import from_query
+from serving.questions import Question, from_query
 from serving.refusals import RETRY_AFTER_S, Overloaded, Refused
 
 logger = logging.getLogger(__name__)
@@ -55,31 +56,45 @@ class Reply(NamedTuple):
 
 
 class Hot:
-    """What the two paths do, apart from HTTP."""
+    """What the path does, apart from HTTP."""
 
-    def __init__(self, questions: Answering, posts: Posts, metrics: Metrics) -> None:
-        self._questions, self._posts, self._metrics = questions, posts, metrics
+    def __init__(self, questions: Answering, awaited: Awaited, details: Details, metrics: Metrics) -> None:
+        self._questions, self._awaited, self._details, self._metrics = questions, awaited, details, metrics
         self.bodies = Bodies()
 
     def begin(self, query: bytes, form: bytes, done: Callable[[Reply], None]) -> None:
         """Call `done` with the answer to a query string, now or later. form: JSON or MSGPACK."""
-        asked_at = time.perf_counter()
 
-        def reply(outcome: Answer | Exception) -> None:
-            if isinstance(outcome, Exception):
-                answer = refusal(RECOMMENDATIONS, outcome)
-            else:
-                answer = Reply(200, outcome.to_json()).in_form(form)
-                self._metrics.answer_seconds.observe(time.perf_counter() - asked_at)
+        def reply(outcome: Reply | Exception) -> None:
+            answer = refusal(RECOMMENDATIONS, outcome) if isinstance(outcome, Exception) else outcome.in_form(form)
             self._metrics.request(RECOMMENDATIONS, answer.status).inc()
             done(answer)
 
         try:
-            self._questions.submit(from_query(query), reply)
-        except Overloaded as refused:
-            asyncio.get_running_loop().call_later(REFUSED_AFTER_S, reply, refused)
+            after, rest = read_after(query) if AFTER in query else (None, query)
+            question = from_query(rest)
+            if after is None:
+                self._submit(question, None, reply)
+            else:
+                self._awaited.wait(after, question.user, lambda waited: self._submit(question, waited, reply))
         except Refused as refused:
             reply(refused)
+
+    def _submit(self, question: Question, waited: Waited | None, reply: Callable[[Reply | Exception], None]) -> None:
+        asked_at = time.perf_counter()
+
+        def answered(outcome: Answer | Exception) -> None:
+            if isinstance(outcome, Exception):
+                reply(outcome)
+                return
+            body = outcome.to_json()
+            reply(Reply(200, body if waited is None else b'%b,"after":%b}' % (body[:-1], waited.to_json())))
+            self._metrics.answer_seconds.observe(time.perf_counter() - asked_at)
+
+        try:
+            self._questions.submit(question, self._details.before(answered) if question.details else answered)
+        except Overloaded as refused:
+            asyncio.get_running_loop().call_later(REFUSED_AFTER_S, reply, refused)
 
     async def recommend(self, query: bytes, form: bytes) -> Reply:
         """The answer to a query string."""
@@ -87,26 +102,9 @@ class Hot:
         self.begin(query, form, lambda reply: None if answered.done() else answered.set_result(reply))
         return await answered
 
-    async def post(self, receive: Receive) -> Reply:
-        """Verdicts on the events of a body. Raises Disconnected."""
-        try:
-            verdicts = await self._posts.take(await self.bodies.read(receive))
-        except Disconnected:
-            raise
-        except Exception as error:  # the border of the process: `refusal` tells what is a mistake of ours
-            if isinstance(error, Overloaded):
-                await asyncio.sleep(REFUSED_AFTER_S)
-            reply = refusal(EVENTS, error)
-        else:
-            self._metrics.accepted.inc(verdicts.accepted)
-            self._metrics.rejected.inc(verdicts.rejected)
-            reply = Reply(verdicts.status, verdicts.to_json())
-        self._metrics.request(EVENTS, reply.status).inc()
-        return reply
-
 
 class HotPaths:
-    """GET /v1/recommendations and POST /v1/events answered by `hot`, everything else by `others`."""
+    """GET /v1/recommendations answered by `hot`, everything else by `others`."""
 
     def __init__(self, hot: Hot, metrics: Metrics, others: Application) -> None:
         self.hot, self._metrics, self._others = hot, metrics, others
@@ -117,11 +115,6 @@ class HotPaths:
         path, method = scope["path"], scope["method"]
         if path == RECOMMENDATIONS and method == "GET":
             return await respond(send, await self.hot.recommend(scope["query_string"], accepted_form(scope["headers"])))
-        if path == EVENTS and method == "POST":
-            try:
-                return await respond(send, await self.hot.post(receive))
-            except Disconnected:
-                return None
         return await self._counted(scope, receive, send)
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from store.catalogue import Catalogue
 from store.heartbeats import Heartbeats
 from store.releases import Releases
 from store.tallies import Tallies
@@ -28,6 +29,7 @@ class Parts:
     heartbeats: of the consumers; None where nobody publishes any. spool: where events go while the log is away; None
     where they are refused then. workers: folder where the workers of one server find each other; None for one alone.
     trial: what the canary's trial has shown so far, as `ledstream canary` tells it; None where nobody wires it.
+    catalogue: what is known of items; None where nothing is.
     """
 
     log: Log
@@ -40,6 +42,7 @@ class Parts:
     spool: Spool | None = None
     workers: Path | None = None
     trial: Callable[[], Mapping[str, Any]] | None = None
+    catalogue: Catalogue | None = None
 
 
 @dataclass(frozen=True)
@@ -49,5 +52,6 @@ class Limits:
     batch: int = 64  # questions answered together: more save nothing, and take longer
     waiting_questions: int = 2048
     waiting_events: int = 20_000
+    waiting_writes: int = 256  # questions that wait for what their askers sent before
     retry_release_every_s: float = 2.0
     events_per_s: float = 0  # of a site, in this process; 0: any number

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
 
-from serving.collector.post import Post, Sender, put_right, read_post
+from serving.collector.post import Post, Sender, put_right
 from serving.collector.rates import Rates, TooMany
 from serving.collector.sorter import Sorter
 from serving.publisher import Publisher, entry_of
 from serving.recent import RecentItems
 from stream.bad_rows import KEPT_BYTES, BadRow, as_entry
 from stream.events import Border, Event, InvalidEvent
+from stream.kept import Outcome
+from stream.log import Position
 from stream.spool import Addressed
 from stream.topics import BAD_ROWS, EVENTS
 
@@ -25,12 +27,17 @@ NOBODY = Sender()
 
 
 class Verdicts(NamedTuple):
-    """What became of a post. accepted, rejected, failed: how many; verdicts: one each, in order."""
+    """What became of a post. accepted, rejected, failed: how many; verdicts: one each, in order.
+
+    token: to ask for recommendations after the accepted events (`stream/tokens.py`); None where none of them goes into
+    a user record, or where any of them is only on the disk, for the log to come back.
+    """
 
     accepted: int
     rejected: int
     failed: int
     verdicts: Sequence[dict[str, Any]]
+    token: str | None = None
 
     @property
     def status(self) -> int:
@@ -40,7 +47,10 @@ class Verdicts(NamedTuple):
         return 503 if self.failed else 400
 
     def to_json(self) -> bytes:
-        return orjson.dumps(self._asdict())
+        told = self._asdict()
+        if self.token is None:
+            del told["token"]
+        return orjson.dumps(told)
 
 
 @dataclass
@@ -50,6 +60,9 @@ class Judged:
     kept: entries of rejected ones.
     """
 
+    sender: Sender
+    now_ms: int
+    ahead_ms: int
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     accepted: list[tuple[int, Event]] = field(default_factory=list)
     entries: list[Addressed] = field(default_factory=list)
@@ -57,7 +70,10 @@ class Judged:
 
 
 class Posts:
-    """Checks events at the border and hands the good ones to the log. Used inside one event loop."""
+    """Checks events at the border and hands the good ones to the log. Used inside one event loop.
+
+    token: for events at these positions.
+    """
 
     def __init__(
         self,
@@ -65,38 +81,77 @@ class Posts:
         publisher: Publisher,
         recent: RecentItems,
         now_ms: Callable[[], int],
+        token: Callable[[Iterable[Position]], str | None] = lambda _: None,
+        *,
         events_per_s: float = 0,
     ) -> None:
         self._sorter, self._publisher, self._recent, self._now_ms = Sorter(border), publisher, recent, now_ms
+        self._token = token
         self._rates, self._bad_rates = Rates(events_per_s), Rates(BAD_ROWS_PER_S)
 
-    async def take(self, body: bytes, sender: Sender = NOBODY) -> Verdicts:
-        """Returns when each event is kept, rejected or failed. Raises Refused for a body that is no post.
+    async def judge(self, post: Post, sender: Sender = NOBODY) -> Verdicts:
+        """Returns when each event is kept, rejected or failed. Raises TooMany, Overloaded.
 
         An event that failed may be in the log all the same: send it again under the same event_id.
         """
-        return await self.judge(read_post(body, is_lines=sender.is_lines), sender)
-
-    async def judge(self, post: Post, sender: Sender) -> Verdicts:
-        """As `take`, of a post that was read. Raises TooMany."""
-        self._rates.spend(sender.site, len(post.events))
-        now_ms = self._now_ms()
-        ahead_ms, judged = post.ahead_ms(now_ms), Judged()
+        judged = self._begun(post, sender)
         for place, raw in enumerate(post.events):
             if place and place % CHECKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            try:
-                event, topic = self._accept(put_right(raw, ahead_ms), sender, now_ms)
-                judged.entries.append(entry_of(event, now_ms, topic))
-                judged.accepted.append((place, event))
-                judged.verdicts.append({"status": "accepted"})
-            except InvalidEvent as error:
-                verdict = {"field": error.field, "value": error.value, "reason": error.reason}
-                judged.verdicts.append({"status": "rejected"} | verdict)
-                judged.kept += self._bad_row(error, raw, sender, (now_ms, ahead_ms))
-        failed = await self._append(judged) if judged.entries or judged.kept else 0
+            self._check(judged, raw)
+        entries = judged.entries + judged.kept
+        return self._verdicts(judged, await self._publisher.ask(entries, len(entries)) if entries else ())
+
+    def begin(self, post: Post, sender: Sender, done: Callable[[Verdicts | Exception], None]) -> None:
+        """As `judge`, for up to CHECKED_AT_ONCE events, without a task; `done` is called later. Raises the same."""
+        judged = self._begun(post, sender)
+        for raw in post.events:
+            self._check(judged, raw)
+        entries = judged.entries + judged.kept
+        if not entries:
+            done(self._verdicts(judged, ()))
+            return
+
+        def told(asked: asyncio.Future[Sequence[Outcome]]) -> None:
+            error = asked.exception()
+            done(self._verdicts(judged, asked.result()) if error is None else _ours(error))
+
+        self._publisher.ask(entries, len(entries)).add_done_callback(told)
+
+    def _begun(self, post: Post, sender: Sender) -> Judged:
+        self._rates.spend(sender.site, len(post.events))
+        now_ms = self._now_ms()
+        return Judged(sender, now_ms, post.ahead_ms(now_ms))
+
+    def _check(self, judged: Judged, raw: Any) -> None:
+        """The next event of a post."""
+        try:
+            event, topic = self._accept(put_right(raw, judged.ahead_ms), judged.sender, judged.now_ms)
+            judged.entries.append(entry_of(event, judged.now_ms, topic))
+            judged.accepted.append((len(judged.verdicts), event))
+            judged.verdicts.append({"status": "accepted"})
+        except InvalidEvent as error:
+            verdict = {"field": error.field, "value": error.value, "reason": error.reason}
+            judged.verdicts.append({"status": "rejected"} | verdict)
+            judged.kept += self._bad_row(error, raw, judged.sender, (judged.now_ms, judged.ahead_ms))
+
+    def _verdicts(self, judged: Judged, outcomes: Sequence[Outcome]) -> Verdicts:
+        """What became of all of them. outcomes: of entries and kept."""
+        failed, is_whole, positions = 0, True, list[Position]()
+        for (place, event), entry, outcome in zip(judged.accepted, judged.entries, outcomes, strict=False):
+            if isinstance(outcome, Exception):
+                judged.verdicts[place] = {"status": "failed", "reason": str(outcome)}
+                failed += 1
+            elif entry.topic == EVENTS:
+                self._recent.add((event.item_id,))
+                if isinstance(outcome, Position):
+                    positions.append(outcome)
+                else:
+                    is_whole = False  # on the disk: nobody knows yet where it will be
+        accepted = len(judged.accepted) - failed
         rejected = len(judged.verdicts) - len(judged.accepted)
-        return Verdicts(len(judged.accepted) - failed, rejected, failed, judged.verdicts)
+        token = self._token(positions) if positions and is_whole else None
+        return Verdicts(accepted, rejected, failed, judged.verdicts, token)
 
     def _accept(self, raw: Any, sender: Sender, now_ms: int) -> tuple[Event, str]:
         """The event and its topic. Raises InvalidEvent."""
@@ -117,15 +172,6 @@ class Posts:
         row = BadRow(error.field, error.value, error.reason, shown, sender.site, sender.agent[:200], *times_ms)
         return [Addressed(BAD_ROWS, as_entry(row))]
 
-    async def _append(self, judged: Judged) -> int:
-        """Number of events that failed, whose verdicts are changed."""
-        entries = judged.entries + judged.kept
-        outcomes = await self._publisher.ask(entries, len(entries))
-        failed = 0
-        for (place, event), entry, outcome in zip(judged.accepted, judged.entries, outcomes, strict=False):
-            if isinstance(outcome, Exception):
-                judged.verdicts[place] = {"status": "failed", "reason": str(outcome)}
-                failed += 1
-            elif entry.topic == EVENTS:
-                self._recent.add((event.item_id,))
-        return failed
+
+def _ours(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))

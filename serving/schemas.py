@@ -11,6 +11,7 @@ from serving.refusals import Refused
 from stream.events import EVENTS_PER_POST, EventBody, Id
 
 DEFAULT_K, MAX_K, MAX_EXCLUDED, MAX_TIMELINE, MAX_USERS = 20, 200, 200, 1000, 1000
+WAIT_MS, MAX_WAIT_MS = 200, 1000
 K = Annotated[int, Field(ge=1, le=MAX_K, description="how many items")]
 Details = Annotated[bool, Field(description="with what is known of each item: title, url, image, …")]
 Body = TypeVar("Body", bound=BaseModel)
@@ -59,6 +60,20 @@ class PostBody(RootModel[EventBody | EventsBody | Annotated[list[EventBody], Fie
     """One event, or up to 1,000."""
 
 
+class RecommendationsQuery(BaseModel):
+    """What is asked for a user who is stored."""
+
+    user: str
+    k: K = DEFAULT_K
+    exclude: list[str] = Field([], description="item ids; repeated or separated by commas")
+    seen: bool = Field(False, description="items the user had events with may be among them")
+    details: Details = False
+    after: str | None = Field(
+        None, description="token of a post: wait until its events are in what is answered; `after` of the answer tells"
+    )
+    wait_ms: int = Field(WAIT_MS, ge=0, le=MAX_WAIT_MS, description="how long to wait for that at most")
+
+
 class ItemDetails(BaseModel):
     """What is known of an item; absent is what is not. Further fields that were put are there too, as texts."""
 
@@ -80,6 +95,13 @@ class ScoredItem(ItemDetails):
     score: float
 
 
+class AfterAnswer(BaseModel):
+    """in: whether the events of the token are in this answer. The answer is a good one either way."""
+
+    is_in: bool = Field(alias="in")
+    waited_ms: int
+
+
 class RecommendationsAnswer(BaseModel):
     """Items best first. Personal scores are <u, v> + b of the release, popular ones weighted events of the item."""
 
@@ -89,6 +111,7 @@ class RecommendationsAnswer(BaseModel):
     as_of: int | None = Field(description="time of the user's last applied event, Unix milliseconds")
     source: Literal["personal", "popular"]
     degraded: bool = Field(description="the store did not answer: a known user may have got the popular items")
+    after: AfterAnswer | None = Field(None, description="only if asked for by `after`")
 
 
 class BatchAnswer(BaseModel):
@@ -115,6 +138,11 @@ class VerdictsAnswer(BaseModel):
     rejected: int
     failed: int
     verdicts: list[Verdict] = Field(description="one for each event, in order")
+    token: str | None = Field(
+        None,
+        description="to ask for recommendations after these events; absent where none was accepted for a user record, "
+        "or where some are only on the server's disk, because the log is away",
+    )
 
 
 class TimelineItem(BaseModel):

@@ -163,6 +163,10 @@ class UserStates:
         check_hold(answer[0], self._holder)
         return [None if position is None else int(position) for position in answer[1:]]
 
+    def position_keys(self, sources: Sequence[int]) -> list[bytes]:
+        """Where the positions of these sources are, for `lookups`: as decimal texts."""
+        return list(map(self._position_key, sources))
+
     def advance(self, source: int, old: int | None, new: int) -> bool:
         """As `Update.advance`."""
         with self.update(source) as update:

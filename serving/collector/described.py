@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving import schemas
 from serving.collector.identity import ANONYMOUS
 from serving.collector.paths import IDENTIFY, PIXEL, SLOT
-from serving.schemas import DEFAULT_K, MAX_K
 from stream.events import Id
 
 KEY = Field(None, description="a write key, where keys are needed; or header x-ledstream-key")
@@ -39,13 +38,10 @@ class MergeBody(BaseModel):
 class MergeAnswer(BaseModel):
     user: str
     merged: int = Field(description="events that were the visitor's and are the user's now")
+    token: str | None = Field(None, description="to ask after these events (`after` of recommendations)")
 
 
-class SlotQuery(BaseModel):
-    user: str
-    k: int = Field(DEFAULT_K, ge=1, le=MAX_K, description="how many items")
-    exclude: list[str] = Field([], description="item ids; repeated or separated by commas")
-    seen: bool = Field(False, description="items the user had events with may be among them")
+class SlotQuery(schemas.RecommendationsQuery):
     key: str | None = KEY
 
 

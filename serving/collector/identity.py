@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
+
+import orjson
 
 from serving.parts import Parts
 from serving.publisher import Publisher, entry_of
@@ -21,12 +23,24 @@ from serving.served import Served
 from store.connection import StoreUnavailable
 from store.user_record import UserRecord, source_of
 from stream.events import Event, InvalidEvent, check_user_id, erasure, kind_code
-from stream.log import LogUnavailable, partition_of
+from stream.kept import Outcome
+from stream.log import LogUnavailable, Position, partition_of
 from stream.spool import Addressed
 from stream.topics import EVENTS
 
 ANONYMOUS = re.compile(r"anon-[0-9a-f]{32}")  # as trackers draw them: whoever names one has it from that browser
 WAITS_S, LOOKS_EVERY_S = 2.0, 0.02
+
+
+class Merged(NamedTuple):
+    """How many events became the user's, and the token to ask after them; None where there is nothing to wait for."""
+
+    events: int
+    token: str | None = None
+
+    def to_json(self, user: str) -> bytes:
+        told = {"user": user, "merged": self.events}
+        return orjson.dumps(told if self.token is None else told | {"token": self.token})
 
 
 class Merge(NamedTuple):
@@ -39,27 +53,36 @@ class Merge(NamedTuple):
 class Identities:
     """Merges visitors into users. Used inside one event loop."""
 
-    def __init__(self, parts: Parts, served: Callable[[], Served | None], publisher: Publisher) -> None:
-        self._parts, self._served, self._publisher = parts, served, publisher
+    def __init__(
+        self,
+        parts: Parts,
+        served: Callable[[], Served | None],
+        publisher: Publisher,
+        token: Callable[[Iterable[Position]], str | None],
+    ) -> None:
+        self._parts, self._served, self._publisher, self._token = parts, served, publisher, token
         self._kinds = {kind_code(kind): kind for kind in parts.border.kinds}
 
-    async def merge(self, wanted: Merge) -> int:
-        """How many events became the user's. Raises Refused (503) where it cannot be done now: ask again.
+    async def merge(self, wanted: Merge) -> Merged:
+        """What became the user's. Raises Refused (503) where it cannot be done now: ask again.
 
         Items that the current release does not know are left behind: a timeline holds keys, which only it can name.
         """
         events = await asyncio.to_thread(self._events, wanted)
         if not events:
-            return 0
+            return Merged(0)
         now_ms = self._parts.now_ms()
-        await self._append([entry_of(event, now_ms) for event in events])
+        outcomes = await self._append([entry_of(event, now_ms) for event in events])
         await self._append([entry_of(erasure(wanted.anonymous_id, now_ms), now_ms)])
-        return len(events)
+        positions = [outcome for outcome in outcomes if isinstance(outcome, Position)]
+        return Merged(len(events), self._token(positions) if len(positions) == len(outcomes) else None)
 
-    async def _append(self, entries: Sequence[Addressed]) -> None:
-        for outcome in await self._publisher.ask(entries, len(entries)):
+    async def _append(self, entries: Sequence[Addressed]) -> Sequence[Outcome]:
+        outcomes = await self._publisher.ask(entries, len(entries))
+        for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise Refused("log", None, str(outcome), status=503)
+        return outcomes
 
     def _events(self, wanted: Merge) -> list[Event]:
         """The visitor's timeline as the user's events, once everything that was accepted is in it."""

@@ -115,7 +115,7 @@ class Collector(HotPaths):
         self._sender(asked, read_query(asked.query, ("key",))["key"])
         wanted = read_merge(read_json(await self.hot.bodies.read(receive)))
         merged = await self._intake.identities.merge(wanted)
-        return Reply(202, orjson.dumps({"user": wanted.user_id, "merged": merged})), []
+        return Reply(202, merged.to_json(wanted.user_id)), []
 
     async def _pixel(self, asked: Asked, _: Receive) -> Found:
         """An image whatever happens: a mail shows no broken one for a mistake. Status and a header tell."""
@@ -135,7 +135,7 @@ class Collector(HotPaths):
         parts = [part for part in asked.query.split(b"&") if part]
         given = read_query(b"&".join(part for part in parts if part.startswith(b"key=")), ("key",))
         self._sender(asked, given["key"])
-        query = b"&".join(part for part in parts if not part.startswith(b"key="))
+        query = b"&".join([part for part in parts if not part.startswith((b"key=", b"details="))] + [b"details=true"])
         reply = await self.hot.recommend(query, JSON)
         if reply.status != 200:
             return reply, NO_STORE
