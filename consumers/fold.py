@@ -2,7 +2,8 @@
 
 An event takes effect once. It is dropped when its offset is not beyond the record's (a replay), or when one of the
 user's newest IDS_KEPT events has its item, kind and event id (a repeated send). An erasure forgets everything before
-it and leaves an empty record behind, whose position keeps replays from bringing the past back.
+it and leaves an empty record behind, whose position keeps replays from bringing the past back. A strike takes one event
+out (`consumers/strikes.py`), which stays out however often it is sent again.
 
 All of a batch moves together as arrays; what costs Python per user is cutting old records and joining new ones.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from consumers.arrivals import Arrivals
+from consumers.strikes import struck
 from led.encoder import I64, NEVER_MS, Bool, Events, encode, fold, worn
 from store.releases import Release
 from store.stored import Identity, Stored, flat_entries
@@ -26,6 +29,7 @@ from store.user_record import (
     NO_RELEASE,
     POSITION,
     U16,
+    Applied,
     Heads,
     all_sealed,
     as_bytes,
@@ -35,6 +39,7 @@ from store.user_record import (
     lateness,
     steps_from,
 )
+from stream.strikes import mark_of
 
 RANKS_TOGETHER = 6  # of a user's events in a batch, steps in time are made for so many of all users together
 
@@ -47,6 +52,7 @@ class Counts:
     duplicates: int = 0
     replayed: int = 0
     erased: int = 0
+    struck: int = 0
 
     def add(self, other: Counts) -> None:
         """Add what became of other events."""
@@ -54,6 +60,7 @@ class Counts:
         self.duplicates += other.duplicates
         self.replayed += other.replayed
         self.erased += other.erased
+        self.struck += other.struck
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,65 @@ def fold_batch(
     stored: the records of arrivals.users. source: where the events come from (`store.user_record.source_of`).
     max_events: a timeline keeps this many newest events. Without a release, records get no vector.
     """
+    under = _Under(source, release, max_events)
+    if not arrivals.strikes:
+        return _folded(arrivals, stored, under)
+    is_strike = np.isin(arrivals.offsets, np.fromiter(arrivals.strikes, np.int64))
+    apart = np.isin(np.arange(len(stored)), arrivals.owner[is_strike])
+    changed, records, counts = _of_some(arrivals, stored, np.flatnonzero(~apart), under)
+    for user in np.flatnonzero(apart).tolist():
+        strikes = np.flatnonzero(is_strike[arrivals.owner == user]).tolist()
+        after, more = _with_strikes(arrivals.only(np.array([user])), strikes, stored.values[user], under)
+        counts.add(more)
+        if after != stored.values[user]:
+            changed, records = np.append(changed, user), [*records, after]
+    return changed, records, counts
+
+
+class _Under(NamedTuple):
+    """What `fold_batch` folds under."""
+
+    source: int
+    release: Release | None
+    max_events: int
+
+
+def _of_some(arrivals: Arrivals, stored: Stored, users: I64, under: _Under) -> tuple[I64, list[bytes], Counts]:
+    """`fold_batch` of some users none of whose events is a strike."""
+    if not len(users):
+        return users, [], Counts()
+    theirs = Stored.of([stored.values[user] for user in users.tolist()])
+    changed, records, counts = _folded(arrivals.only(users), theirs, under)
+    return users[changed], records, counts
+
+
+def _with_strikes(arrivals: Arrivals, strikes: Sequence[int], data: bytes, under: _Under) -> tuple[bytes, Counts]:
+    """One user's record after all of it, and what became of it: from strike to strike. strikes: their places."""
+    counts, start = Counts(), 0
+    for place in [*strikes, len(arrivals)]:
+        if start < place:
+            _, records, more = _folded(arrivals.between(start, place), Stored.of([data]), under)
+            counts.add(more)
+            data = records[0] if records else data
+        if place < len(arrivals):
+            offset = int(arrivals.offsets[place])
+            if offset > int(Stored.of([data]).seen(under.source)[0]):
+                data = struck(data, arrivals.strikes[offset], Applied(under.source, offset), under.release)
+                counts.struck += 1
+            else:
+                counts.replayed += 1
+        start = place + 1
+    return data, counts
+
+
+def _folded(arrivals: Arrivals, stored: Stored, under: _Under) -> tuple[I64, list[bytes], Counts]:
+    """`fold_batch` without strikes."""
+    source, release, max_events = under
     fresh = take_effect(arrivals, stored, source, min(IDS_KEPT, max_events))
     step = _Step(arrivals, stored, fresh, _cut(arrivals, stored, fresh, max_events), max_events)
     heads, kept, new = step.heads(source), step.kept(), step.new()
     steps = step.sums(release, heads, kept, new)
-    ids, earlier = step.ids(heads), stored.earlier_positions(source)
+    ids, earlier = step.ids(heads), stored.earlier_positions(source, fresh.forgotten)
     heads["earlier"] = np.fromiter(map(len, earlier), np.int64, len(stored)) // POSITION.itemsize
     changed = np.flatnonzero(fresh.touched)
     fixed = np.concatenate([as_bytes(heads[changed]), as_bytes(steps[changed])], axis=1)
@@ -116,38 +177,45 @@ def take_effect(arrivals: Arrivals, stored: Stored, source: int, remembered: int
         first, last = np.searchsorted(arrivals.owner, [user, user + 1])
         places = (first + np.flatnonzero(new[first:last])).tolist()
         new[places] = False
-        lasting, forgotten[user] = _one_by_one(arrivals, places, stored.identities(user), remembered, counts)
+        before = _Before(stored.identities(user), stored.marks(user))
+        lasting, forgotten[user] = _one_by_one(arrivals, places, before, remembered, counts)
         new[lasting] = True
     counts.applied += int(new.sum())
     return Fresh(np.flatnonzero(new), touched, forgotten, counts)
 
 
 def _suspicious(arrivals: Arrivals, stored: Stored, new: Bool) -> I64:
-    """Users with an erasure, or with an event key that occurs twice; a few others may be among them."""
+    """Users with an erasure, an event key that occurs twice, or marks of strikes; a few others may be among them."""
     with_id = np.flatnonzero(new & (arrivals.events != 0))
     owner, keys = arrivals.owner[with_id], arrivals.events[with_id]
     known = (stored.recent_ids()[owner] == keys[:, None]).any(axis=1)
     both = np.sort(owner << 32 | keys.astype(np.int64))
     twice = both[1:][both[1:] == both[:-1]] >> 32
-    return np.unique(np.concatenate([arrivals.owner[new & arrivals.erases], owner[known], twice]))
+    marked = np.intersect1d(stored.with_marks(), owner)
+    return np.unique(np.concatenate([arrivals.owner[new & arrivals.erases], owner[known], twice, marked]))
+
+
+class _Before(NamedTuple):
+    """What tells repeats of one user: the newest events before, and marks of what was struck."""
+
+    window: list[Identity]
+    marks: set[int]
 
 
 def _one_by_one(
-    arrivals: Arrivals, places: Sequence[int], window: list[Identity], remembered: int, counts: Counts
+    arrivals: Arrivals, places: Sequence[int], before: _Before, remembered: int, counts: Counts
 ) -> tuple[list[int], bool]:
-    """Which of one user's events last, and whether what came before them is forgotten; the others are counted.
-
-    window: the user's newest events before these.
-    """
+    """Which of one user's events last, and whether what came before them is forgotten; the others are counted."""
     lasting: list[int] = []
     forgotten = False
+    window, marks = before
     for place in places:
         identity = (int(arrivals.items[place]), int(arrivals.kinds[place]), int(arrivals.events[place]))
         if arrivals.erases[place]:
             counts.erased += 1
             counts.applied += len(lasting)
-            window, lasting, forgotten = [], [], True
-        elif identity[2] and identity in window[-remembered:]:
+            window, marks, lasting, forgotten = [], set(), [], True
+        elif identity[2] and (identity in window[-remembered:] or (marks and mark_of(*identity) in marks)):
             counts.duplicates += 1
         else:
             lasting.append(place)

@@ -27,7 +27,7 @@ from store.user_record import Timeline, UserRecord
 from store.user_state import UserStates, encode_timelines
 from stream.announcements import Canary
 from stream.decoding import Decoder
-from stream.events import ERASE, Event, item_key
+from stream.events import Event, item_key
 from stream.log import Batch, Log
 from stream.topics import EVENTS
 
@@ -96,7 +96,7 @@ class LiveRecall:
             if records:
                 events = self._decoder.decode(Batch.of(partition, records))[0].events()
                 sampled = ((group_of(self._contestants.trial, event.user_id), event) for event in events)
-                found += [(group, event) for group, event in sampled if group and event.kind != ERASE]
+                found += [(group, event) for group, event in sampled if group and event.item_id]
         return sorted(found, key=lambda pair: pair[1].time_ms), next_offsets
 
     def _asked(self, events: Sequence[tuple[str, Event]]) -> list[Asked]:

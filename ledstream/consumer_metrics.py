@@ -32,6 +32,7 @@ TALLIES = {
     "duplicates": "Repeated sends, dropped",
     "replayed": "Records read again, dropped",
     "erased": "Erasures",
+    "struck": "Strikes of single events",
     "damaged": "User records set aside because they did not read well",
     "overtaken": "User records that another process wrote first; folded again",
     "archived": "Events written to the archive",

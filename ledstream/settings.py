@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from led.encoder import Encoder
 from stream.events import ERASE, MAX_KIND_BYTES, kind_code
+from stream.strikes import STRIKE
 
 PREFIX = "LEDSTREAM_"
 NOT_SETTINGS = {"LEDSTREAM_DATA"}  # where tests look for recorded data; and LEDSTREAM_TEST_*, their servers
@@ -133,6 +134,8 @@ class Settings(BaseModel):
             other = codes.setdefault(kind_code(name), name)
             if other != name or (name == ERASE and ERASE in value):
                 raise ValueError(f"kind {name!r} cannot be told from kind {other!r}: rename one")
+        if STRIKE in value:
+            raise ValueError(f"kind {STRIKE!r} is that of records which strike events: rename it")
         Encoder({kind_code(name): weight for name, weight in value.items()})  # refuses weights that it cannot carry
         return value
 

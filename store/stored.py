@@ -18,6 +18,7 @@ from store.user_record import (
     HEAD,
     IDS_KEPT,
     POSITION,
+    STRUCK,
     Heads,
     decode_record,
     gaps_of,
@@ -27,6 +28,7 @@ from store.user_record import (
 Identity = tuple[int, int, int]  # item key, kind code, event key
 LAST = slice(CHECKED_FROM, FENCE_BYTES)  # of a head: its source and offset, as a POSITION has them
 _NO_IDS = bytes(4 * IDS_KEPT)
+_STRUCK = STRUCK.to_bytes(8, "little")
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,32 @@ class Stored:
                 seen[user] = max(seen[user], *there["offset"][there["source"] == np.uint64(source)].tolist(), -1)
         return np.asarray(seen, np.int64)
 
-    def earlier_positions(self, source: int) -> list[bytes]:
-        """What a record written by the source keeps of positions in others, newest first."""
+    def earlier_positions(self, source: int, forgotten: Bool) -> list[bytes]:
+        """What a record written by the source keeps of positions in others, newest first; then, of those who are not
+        forgotten, the marks of what was struck.
+        """
         kept = [b""] * len(self.values)
         elsewhere = self._exists() & (self.heads["source"] != np.uint64(source))
         name = source.to_bytes(8, "little")
         for user in np.flatnonzero(elsewhere | (self.heads["earlier"] > 0)).tolist():
             others = (self.values[user][LAST] if elsewhere[user] else b"") + self._earlier(user)
-            if name in others:
+            marks = b""
+            if _STRUCK in others or name in others:
                 there = np.frombuffer(others, POSITION)
-                others = there[there["source"] != np.uint64(source)].tobytes()
-            kept[user] = others[: EARLIER_KEPT * POSITION.itemsize]
+                is_mark = there["source"] == np.uint64(STRUCK)
+                marks = b"" if forgotten[user] else there[is_mark].tobytes()
+                others = there[~is_mark & (there["source"] != np.uint64(source))].tobytes()
+            kept[user] = others[: EARLIER_KEPT * POSITION.itemsize] + marks
         return kept
+
+    def marks(self, user: int) -> set[int]:
+        """Of what was struck from the user's timeline (`stream.strikes`)."""
+        there = np.frombuffer(self._earlier(user), POSITION)
+        return set(there["offset"][there["source"] == np.uint64(STRUCK)].tolist())
+
+    def with_marks(self) -> I64:
+        """Users who have any; a few others may be among them."""
+        return np.array([u for u in np.flatnonzero(self.heads["earlier"]).tolist() if _STRUCK in self._earlier(u)], int)
 
     def recent_ids(self) -> npt.NDArray[np.uint32]:
         """(users, IDS_KEPT) event keys of each one's newest events; before them, where there are fewer, anything."""

@@ -5,7 +5,8 @@ Layout, version 2, little-endian:
     HEAD                       72 bytes: what is in the record, how far the log is in it, the running sums' scalars
     dim * int16                the weighted sum, in steps of HEAD's `scale`
     ids * uint32               event keys of the newest events, oldest of them first; 0 for an event without id
-    earlier * (u64, i64)       where the user's events came from before: other partitions, other logs; newest first
+    earlier * (u64, i64)       where the user's events came from before: other partitions, other logs; newest first.
+                               Then, under the source STRUCK, marks of events that were struck, newest first
     events * ENTRY             the timeline in order of application, oldest first
 
 A sum is rounded to 1/65534 of its largest component each time it is stored; whoever folds encodes it afresh every so
@@ -52,6 +53,8 @@ _NO_HEAD = bytes(HEAD.itemsize)
 FENCE_BYTES = 22  # magic, checksum, source, offset: no two different records of a user share them
 IDS_KEPT = 15
 EARLIER_KEPT = 3
+STRUCK = 0  # no partition of a log: a program that does not know of marks keeps them as positions it never meets
+STRUCK_KEPT = 15
 NO_RELEASE = 0
 STEPS = 32767
 LONGEST_STEP_MS = 2047 << 30
@@ -82,6 +85,7 @@ class UserRecord:
     timeline: newest events, oldest first; a TIMELINE array, its event keys 0 but for the newest IDS_KEPT.
     earlier: positions in other sources, which still tell a replay from there.
     late: by how many ms the newest event was later than the timeline has it.
+    struck: marks (`stream.strikes`) of events that must not come back, newest first.
     """
 
     position: Applied
@@ -94,6 +98,7 @@ class UserRecord:
     mass: float = 0.0
     earlier: tuple[Applied, ...] = ()
     late: int = 0
+    struck: tuple[int, ...] = ()
 
     @property
     def as_of(self) -> int | None:
@@ -123,12 +128,13 @@ def encode_record(record: UserRecord) -> bytes:
     head["source"], head["offset"] = record.position.source, record.position.offset
     head["release"], head["applied"], head["scale"] = record.release, record.applied, scales
     head["dim"], head["events"] = len(record.total), len(timeline)
-    head["ids"], head["earlier"] = len(ids), len(record.earlier)
+    head["ids"], head["earlier"] = len(ids), len(record.earlier) + len(record.struck)
     head["weight"], head["mass"], head["at_ms"] = record.weight, record.mass, record.at_ms
     if times:
         head["time_ms"] = kept[-1]
         head["late"] = lateness(np.array(times[-1] + record.late - kept[-1]))
-    earlier = np.array([(one.source, one.offset) for one in record.earlier], POSITION)
+    marks = [(STRUCK, mark) for mark in record.struck]
+    earlier = np.array([*((one.source, one.offset) for one in record.earlier), *marks], POSITION)
     return sealed(b"".join([a.tobytes() for a in (head, steps, ids, earlier, entries)]))
 
 
@@ -191,8 +197,9 @@ def decode_record(data: bytes) -> UserRecord:
         head.weight,
         head.at_ms,
         head.mass,
-        tuple(Applied(int(source), int(offset)) for source, offset in earlier.tolist()),
+        tuple(Applied(source, offset) for source, offset in earlier.tolist() if source != STRUCK),
         head.late,
+        tuple(mark for source, mark in earlier.tolist() if source == STRUCK),
     )
 
 

@@ -9,6 +9,7 @@ in what is missing there. Anything else (a changed meaning, a removed field) is 
 that does not know it refuses the record (`DecodeError`), so that the record is kept as a dead letter.
 
 An erasure travels as an event of kind `erase` and an empty item_id: what comes before it in the log is forgotten.
+A strike travels as one of kind `strike` and an empty item_id: one event is forgotten (`stream/strikes.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from stream.strikes import STRIKE, Strike
 
 WIRE_VERSION = 1
 ERASE = "erase"
@@ -140,6 +143,16 @@ def erasure(user_id: str, time_ms: int) -> Event:
     return Event(user_id, "", ERASE, time_ms)
 
 
+def striking(user_id: str, strike: Strike, time_ms: int) -> Event:
+    """The event that makes every consumer forget one event of the user's."""
+    return Event(user_id, "", STRIKE, time_ms, context=strike.context())
+
+
+def is_strike(item_id: str, kind: str) -> bool:
+    """Whether an event with these is a strike."""
+    return kind == STRIKE and not item_id
+
+
 def encode_event(event: Event) -> bytes:
     """Wire bytes, at most MAX_WIRE_BYTES for anything `Border.accept` lets in."""
     return bytes(msgpack.packb((WIRE_VERSION, *event)))
@@ -212,7 +225,7 @@ def kind_code(kind: str) -> int:
 def _check_decoded(event: Event) -> None:
     checks: tuple[tuple[str, bool], ...] = (
         ("user_id", _is_id(event.user_id)),
-        ("item_id", _is_id(event.item_id) or (event.kind == ERASE and event.item_id == "")),
+        ("item_id", _is_id(event.item_id) or (event.kind in (ERASE, STRIKE) and event.item_id == "")),
         ("kind", isinstance(event.kind, str) and 0 < len(event.kind) <= MAX_KIND_BYTES),
         ("time_ms", type(event.time_ms) is int and 0 <= event.time_ms < MAX_TIME_MS),
         ("event_id", event.event_id is None or _is_id(event.event_id)),
@@ -222,6 +235,11 @@ def _check_decoded(event: Event) -> None:
     for field, good in checks:
         if not good:
             raise DecodeError(f"{field} = {_shortened(getattr(event, field))}")
+    if is_strike(event.item_id, event.kind):
+        try:
+            Strike.of(event.context)
+        except ValueError as error:
+            raise DecodeError(f"context: {error}") from None
 
 
 def _is_id(value: object) -> bool:

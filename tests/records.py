@@ -80,8 +80,8 @@ def record(
 def same(one: UserRecord, other: UserRecord) -> bool:
     """Whether two records are the same to the last bit."""
     return (
-        (one.position, one.applied, one.release, one.at_ms, one.earlier)
-        == (other.position, other.applied, other.release, other.at_ms, other.earlier)
+        (one.position, one.applied, one.release, one.at_ms, one.earlier, one.struck)
+        == (other.position, other.applied, other.release, other.at_ms, other.earlier, other.struck)
         and np.array([one.weight, one.mass]).tobytes() == np.array([other.weight, other.mass]).tobytes()
         and one.total.tobytes() == other.total.tobytes()
         and one.timeline.tobytes() == other.timeline.tobytes()

@@ -18,6 +18,7 @@ from store.user_record import (
     IDS_KEPT,
     LONGEST_STEP_MS,
     POSITION,
+    STRUCK_KEPT,
     TIMELINE,
     Applied,
     DamagedRecord,
@@ -61,6 +62,7 @@ u32, u64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
 i64 = st.integers(-(1 << 63), (1 << 63) - 1)
 floats = st.floats(-(2.0**100), 2.0**100, width=32).filter(lambda one: one == 0 or abs(one) > 2.0**-100)
 applied = st.builds(Applied, u64, i64)
+earlier = st.builds(Applied, st.integers(1, (1 << 64) - 1), i64)
 moments = st.integers(0, 400 * DAY_MS) | st.integers(0, 5000)
 entries = st.tuples(st.integers(0, (1 << 56) - 1), moments, u32, st.integers(0, 255))
 
@@ -76,7 +78,8 @@ def records(draw: st.DrawFn) -> UserRecord:
         draw(st.floats(width=32)),
         draw(i64),
         draw(st.floats(width=32)),
-        tuple(draw(st.lists(applied, max_size=EARLIER_KEPT))),
+        tuple(draw(st.lists(earlier, max_size=EARLIER_KEPT))),
+        struck=tuple(draw(st.lists(st.integers(0, (1 << 63) - 1), max_size=STRUCK_KEPT))),
     )
 
 
@@ -102,7 +105,8 @@ def test_a_record_comes_back_as_the_format_promises(made: UserRecord) -> None:
 def test_a_record_read_and_written_again_is_the_same_bytes(made: UserRecord) -> None:
     data = encode_record(made)
     assert encode_record(decode_record(data)) == data
-    variable = 2 * len(made.total) + 4 * min(len(made.timeline), IDS_KEPT) + POSITION.itemsize * len(made.earlier)
+    positions = len(made.earlier) + len(made.struck)
+    variable = 2 * len(made.total) + 4 * min(len(made.timeline), IDS_KEPT) + POSITION.itemsize * positions
     assert len(data) == HEAD.itemsize + variable + ENTRY.itemsize * len(made.timeline)
 
 
