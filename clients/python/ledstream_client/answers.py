@@ -1,0 +1,169 @@
+"""What a server answers. Fields with a default are missing in answers of older servers, or come only if asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ledstream_client.reading import NAMED
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What an event of the user adds to a score. item_id: None where the current release does not know the item."""
+
+    entry: str
+    item_id: str | None
+    kind: str | None
+    time_ms: int
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Why an item has its score: bias and all contributions add up to it."""
+
+    bias: float
+    events: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of an answer. From title on: only with `details=True`, and what the catalogue knows of it.
+
+    reasons: only with `explain=True`.
+    """
+
+    item_id: str
+    score: float
+    title: str | None = None
+    url: str | None = None
+    image: str | None = None
+    category: str | None = None
+    price: float | None = None
+    currency: str | None = None
+    reasons: Reasons | None = None
+
+
+@dataclass(frozen=True)
+class Waited:
+    """Whether the events that were named in `after` are in the answer, and what was waited for them."""
+
+    is_in: bool = field(metadata={NAMED: "in"})
+    waited_ms: float
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Items, best first. source: "personal", or "popular" for a user nobody knows.
+
+    release: what all of it was computed from. as_of: time of the user's last applied event, Unix milliseconds.
+    degraded: the store did not answer, so that a known user may have got the popular items.
+    """
+
+    user: str | None
+    items: tuple[Item, ...]
+    release: str | None
+    as_of: int | None
+    source: str
+    degraded: bool
+    after: Waited | None = None
+
+
+@dataclass(frozen=True)
+class Similar:
+    """Items, most similar first."""
+
+    item_id: str
+    items: tuple[Item, ...]
+    release: str | None
+
+
+@dataclass(frozen=True)
+class TimelineEntry:
+    """An event of a user's timeline. entry: what `strike` takes."""
+
+    item_id: str | None
+    kind: str | None
+    time_ms: int
+    entry: str = ""
+    item_key: str | None = None
+
+
+@dataclass(frozen=True)
+class User:
+    """events: how many took effect. timeline: the newest of them."""
+
+    user: str
+    events: int
+    timeline: tuple[TimelineEntry, ...]
+    release: str | None
+    as_of: int | None
+
+
+@dataclass(frozen=True)
+class Merged:
+    """merged: events that were the visitor's and are the user's now."""
+
+    user: str
+    merged: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release in the folder; with `problem` and without figures where its description cannot be read."""
+
+    version: str
+    current: bool
+    announced: bool
+    created_ms: int | None = None
+    dim: int | None = None
+    items: int | None = None
+    index: Mapping[str, Any] | None = None
+    about: Mapping[str, Any] | None = None
+    gate: Mapping[str, Any] | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Releases:
+    """Oldest first."""
+
+    current: str | None
+    announced: str | None
+    releases: tuple[Release, ...]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Told to every process; each swaps when it has loaded and checked the release."""
+
+    version: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A group of consumers, by what its processes say of themselves."""
+
+    state: str
+    waits_for: str | None = field(default=None, metadata={NAMED: "for"})
+    since: int | None = None
+    processes: int = 0
+    lag: int | None = None
+
+
+@dataclass(frozen=True)
+class Health:
+    """ready: the store and the log answer. degraded: a consumer group waits or is gone, so that answers fall behind."""
+
+    ready: bool
+    degraded: bool
+    store: str
+    log: str
+    consumers: Mapping[str, Consumer]
+    release: str | None
+    announced: str | None
+    canary: str | None = None
+    canary_share: float | None = None
