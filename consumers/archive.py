@@ -1,7 +1,8 @@
 """Events to Parquet, each in exactly one file however often this process dies (`store/archive.py`).
 
 Rows gather in memory until a file is worth writing; only then may their offsets be committed. A restart reads on
-where the files end, not where the group had committed.
+where the files end, not where the group had committed. Erasures get their tombstones here, on the machine that holds
+the archive, and what waits for its file is held against them once more.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from store.archive import Archive, ArchiveRow, context_text, day_of
+from store.tombstones import Place, Tombstone, Tombstones, Where
 from stream.decoding import EventColumns
-from stream.events import Event
+from stream.events import ERASE, Event
 
 GROUP = "archive"
 
@@ -31,13 +35,19 @@ class ArchiveConsumer:
     """Handler of `stream.loop.Loop` for the events topic.
 
     A file is written when its first row waited flush_every_s, at flush_events rows, at a new day, and on `drain`.
-    now: seconds, monotonic.
+    now: seconds, monotonic. tombstones: None where erasures are events like others, left to whoever reads the archive.
     """
 
     def __init__(
-        self, archive: Archive, now: Callable[[], float], *, flush_every_s: float = 60.0, flush_events: int = 200_000
+        self,
+        archive: Archive,
+        now: Callable[[], float],
+        *,
+        flush_every_s: float = 60.0,
+        flush_events: int = 200_000,
+        tombstones: Tombstones | None = None,
     ) -> None:
-        self._archive, self._now = archive, now
+        self._archive, self._now, self._tombstones = archive, now, tombstones
         self._flush_every_s, self._flush_events = flush_every_s, flush_events
         self._open: dict[int, _Open] = {}
         self._stored: dict[int, int] = {}
@@ -53,6 +63,8 @@ class ArchiveConsumer:
 
     def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
         for batch in batches:
+            if self._tombstones is not None and ERASE in batch.kinds:
+                self._tombstones.add(self._erasures(batch, self._tombstones))
             self._gather(batch)
         for partition, gathered in list(self._open.items()):
             is_due = self._now() - gathered.since_s >= self._flush_every_s
@@ -91,11 +103,31 @@ class ArchiveConsumer:
 
     def _flush(self, partition: int) -> None:
         gathered = self._open[partition]
-        self._archive.write(gathered.rows, gathered.first_offset, gathered.next_offset)
+        rows = self._lasting(gathered.rows, partition)
+        if rows:  # otherwise the next file begins behind them
+            self._archive.write(rows, gathered.first_offset, gathered.next_offset)
+            self.files += 1
         del self._open[partition]
         self._stored[partition] = gathered.next_offset
-        self.archived += len(gathered.rows)
-        self.files += 1
+        self.archived += len(rows)
+
+    def _erasures(self, batch: EventColumns, tombstones: Tombstones) -> list[Tombstone]:
+        return [
+            Tombstone(tombstones.key.name(event.user_id), event.time_ms, Place(self._archive.log, batch.partition, at))
+            for at, _, event in batch.rows()
+            if event.kind == ERASE
+        ]
+
+    def _lasting(self, rows: list[ArchiveRow], partition: int) -> list[ArchiveRow]:
+        """Without those whose users were erased meanwhile, and the erasures: their tombstones are on the disk."""
+        if self._tombstones is None:
+            return rows
+        times_ms, appended_ms, offsets = (
+            np.array([getattr(row, name) for row in rows], np.int64) for name in ("time_ms", "appended_ms", "offset")
+        )
+        where = Where(self._archive.log, partition, offsets)
+        gone = self._tombstones.takes([row.user_id for row in rows], times_ms, appended_ms, where).tolist()
+        return [row for row, is_gone in zip(rows, gone, strict=True) if not is_gone]
 
 
 def archive_row(partition: int, offset: int, appended_ms: int, event: Event) -> ArchiveRow:

@@ -8,6 +8,7 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ledstream.settings import PREFIX, Settings, SettingsError, read_settings
 
 Parser = argparse.ArgumentParser
 WHERE = ("log", "kafka_client", "store", "data_dir", "namespace", "partitions", "replication")
+ERASURES = ("erasures_dir", "erasure_key")
 SERVER = (
     "host",
     "port",
@@ -27,11 +29,16 @@ SERVER = (
     "max_event_ahead_s",
     "max_event_age_s",
     *("write_keys", "admin_key", "cors_origins", "events_per_s", "refuse_bots", "spool_mb", "spool_dir"),
+    *ERASURES,
 )
-CONSUMER = ("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host")
+CONSUMER = (
+    *("kinds", "timeline_events", "idle_after_s", "archive_flush_s", "metrics_port", "host"),
+    *(*ERASURES, "compact_every_s", "spool_dir"),
+)
 TRAINING = (
     *("kinds", "half_life_s", "head_weights", "train_days", "train_half_life_s"),
     *("popularity_half_life_s", "popularity_bias", "keep_releases", "dim", "tune", "max_release_lag_s"),
+    *ERASURES,
 )
 LIMITS = ("train_nice", "train_threads", "train_memory_mb")
 TRIAL = ("canary_share", "canary_s")
@@ -181,16 +188,13 @@ def _rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
     return rebuild_command.run(settings, arguments.source)
 
 
-def _deadletters(settings: Settings, arguments: argparse.Namespace) -> int:
-    from ledstream import deadletters_command
+def _run_of(name: str) -> Callable[[Settings, argparse.Namespace], int]:
+    """Of a command with a module of its own, imported once it is wanted."""
+    return lambda settings, arguments: int(import_module(f"ledstream.{name}_command").run(settings, arguments))
 
-    return deadletters_command.run(settings, arguments)
 
-
-def _badrows(settings: Settings, arguments: argparse.Namespace) -> int:
-    from ledstream import badrows_command
-
-    return badrows_command.run(settings, arguments)
+def _arguments_of(name: str) -> Callable[[Parser], object]:
+    return lambda parser: import_module(f"ledstream.{name}_command").add_arguments(parser)
 
 
 def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -254,24 +258,6 @@ def _releases_arguments(parser: Parser) -> None:
     parser.add_argument("--force", action="store_true", help="activate a release although its gate refused it")
 
 
-def _canary_arguments(parser: Parser) -> None:
-    from ledstream import canary_command
-
-    canary_command.add_arguments(parser)
-
-
-def _deadletters_arguments(parser: Parser) -> None:
-    from ledstream import deadletters_command
-
-    deadletters_command.add_arguments(parser)
-
-
-def _badrows_arguments(parser: Parser) -> None:
-    from ledstream import badrows_command
-
-    badrows_command.add_arguments(parser)
-
-
 def _rebuild_arguments(parser: Parser) -> None:
     told = "which events; default: the archive where it reaches further back, the log otherwise"
     parser.add_argument("--from", dest="source", choices=("archive", "log"), help=told)
@@ -287,7 +273,7 @@ COMMANDS = (
         "up",
         "run the whole system on this machine",
         _up,
-        (*WHERE, *SERVER, *TRAINING, *LIMITS, *TRIAL, "config", "archive_flush_s", "retrain_every"),
+        (*WHERE, *SERVER, *TRAINING, *LIMITS, *TRIAL, "config", "archive_flush_s", "retrain_every", "compact_every_s"),
     ),
     Command("serve", "run the HTTP server", _serve, (*WHERE, *SERVER)),
     Command("consume", "run one consumer", _consume, (*WHERE, *CONSUMER), _consume_arguments),
@@ -326,28 +312,35 @@ COMMANDS = (
         "try a release on a share of the users: start, status, promote, stop, judge",
         _canary,
         (*WHERE, *TRIAL, "kinds", "idle_after_s"),
-        _canary_arguments,
+        _arguments_of("canary"),
     ),
     Command(
         "rebuild",
         "make all user records anew, from the archive or the log",
         _rebuild,
-        (*WHERE, "kinds", "timeline_events", "idle_after_s"),
+        (*WHERE, *ERASURES, "kinds", "timeline_events", "idle_after_s"),
         _rebuild_arguments,
     ),
     Command(
         "deadletters",
         "list records nobody could read, or replay them",
-        _deadletters,
-        WHERE,
-        _deadletters_arguments,
+        _run_of("deadletters"),
+        (*WHERE, *ERASURES),
+        _arguments_of("deadletters"),
     ),
     Command(
         "badrows",
         "list events that were refused at the border, or replay them",
-        _badrows,
-        (*WHERE, "kinds", "max_event_ahead_s", "max_event_age_s"),
-        _badrows_arguments,
+        _run_of("badrows"),
+        (*WHERE, *ERASURES, "kinds", "max_event_ahead_s", "max_event_age_s"),
+        _arguments_of("badrows"),
+    ),
+    Command(
+        "erasures",
+        "list who was erased, compact the archive, verify that nothing is left, check a receipt",
+        _run_of("erasures"),
+        (*WHERE, *ERASURES, "idle_after_s", "spool_mb", "spool_dir"),
+        _arguments_of("erasures"),
     ),
     Command(
         "doctor",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from ledstream import parts
 from ledstream.settings import Settings
 from ledstream.train_command import train_settings
 from store.archive import read_archive
+from store.erased_archive import without_erased
+from stream.events import ERASE
 from training.benchmarks import registry
 from training.benchmarks.case import print_rows
 from training.benchmarks.own_events import archive
@@ -37,7 +40,7 @@ def run(
 
 
 def _own_rows(settings: Settings, dims: Sequence[int]) -> Iterator[Row]:
-    events = read_archive(settings.archive_dir)
+    events = without_erased(read_archive(settings.archive_dir), parts.tombstones(settings), erase=ERASE)
     chosen = train_settings(settings.model_copy(update={"tune": True}))
     with progress_bars() as progress:
         for dim in dims:

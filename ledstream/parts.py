@@ -9,12 +9,16 @@ import logging
 import time
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ledstream.settings import Settings, SettingsError
 from store.connection import Client, connect, ping
 from store.embedded import address as embedded_address
 from store.embedded import socket_path
+from store.erased_users import ErasedUsers
+from store.erasure_key import WrongErasureKey, erasure_key
+from store.tombstones import Tombstones
 from store.user_state import VIRTUAL_PARTITIONS, UserStates
 from stream.backends import MissingClient
 from stream.backends import open_log as open_backend
@@ -113,8 +117,29 @@ def spool(settings: Settings) -> Spool | None:
         raise SettingsError(f"no event could be kept while the log is away: {error}; LEDSTREAM_SPOOL_DIR") from None
 
 
-def decoder(settings: Settings) -> Decoder:
-    return Decoder(lambda: int(time.time() * 1000), settings.max_event_ahead_s)
+def decoder(settings: Settings, log: Log) -> Decoder:
+    now_ms, ahead_s = (lambda: int(time.time() * 1000)), settings.max_event_ahead_s
+    return Decoder(now_ms, ahead_s, tombstones(settings), log.identity(EVENTS))
+
+
+def erasures_dir(settings: Settings) -> Path:
+    return settings.erasures_dir or settings.data_dir / "erasures"
+
+
+def tombstones(settings: Settings) -> Tombstones:
+    """Who was erased, as this machine knows it. Raises SettingsError where that was written under another key."""
+    folder = erasures_dir(settings)
+    try:
+        return Tombstones([folder, settings.archive_dir], erasure_key(settings.erasure_key, folder))
+    except WrongErasureKey as error:
+        raise SettingsError(f"LEDSTREAM_ERASURE_KEY: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"LEDSTREAM_ERASURES_DIR = {folder}: {error.strerror}") from None
+
+
+def erased_users(settings: Settings, client: Client) -> ErasedUsers:
+    states = user_states(settings, client)
+    return ErasedUsers(client, settings.namespace, states, idle_after_s=settings.idle_after_s)
 
 
 def border(settings: Settings) -> Border:

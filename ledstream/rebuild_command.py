@@ -25,6 +25,7 @@ from store.releases import Release
 from store.user_record import source_of
 from store.user_state import UserStates
 from stream.announcements import current_version
+from stream.decoding import without_erased
 from stream.log import Log
 from stream.loop import Elsewhere
 from stream.topics import EVENTS
@@ -56,6 +57,7 @@ class Rebuild:
     def __init__(self, settings: Settings, log: Log, states: UserStates, progress: Progress) -> None:
         self._settings, self._log, self._states, self._progress = settings, log, states, progress
         self._folder, self._identity = settings.archive_dir, log.identity(EVENTS)
+        self._tombstones = parts.tombstones(settings)
         self._renewed_at = 0.0
 
     def further_back(self) -> str:
@@ -139,7 +141,8 @@ class Rebuild:
                 key=lambda rows: rows[0].appended_ms,
             ):
                 theirs = [row for row in rows if row.user_id in users]
-                consumer.handle([columns_of(theirs, rows[0].partition, rows[-1].offset + 1)])
+                events = columns_of(theirs, rows[0].partition, rows[-1].offset + 1)
+                consumer.handle([without_erased(events, self._tombstones, log)])
                 found.update(row.user_id for row in theirs)
                 self._hold_on()
                 done += len(rows)

@@ -22,7 +22,7 @@ from serving.app import create_app
 from serving.collector.origins import Origins
 from serving.collector.paths import Collector, Door
 from serving.collector.sites import Sites
-from serving.parts import Limits, Parts, wall_clock_ms
+from serving.parts import Erasures, Limits, Parts, wall_clock_ms
 from serving.server import serve
 from store.heartbeats import Heartbeats
 from store.tallies import Tallies
@@ -104,6 +104,9 @@ def make_app() -> Collector:
             workers=workers_folder(settings),
             trial=lambda: status(log, tallies, wall_clock_ms()),
         ),
+            erasures=Erasures(parts.tombstones(settings), parts.erased_users(settings, store)),
+            catalogue=Catalogue(store, settings.namespace),
+            popularity=Popularity(store, settings.namespace),
         Limits(events_per_s=settings.events_per_s / settings.workers),
         door(settings),
         on_ready=lambda: collect_rarely(COLLECT_EVERY),

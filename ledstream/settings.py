@@ -82,6 +82,15 @@ class Settings(BaseModel):
     )
     train_nice: int = Field(10, ge=0, le=19, description="niceness of a training: who serves goes first")
     train_threads: int = Field(1, ge=1, le=256, description="threads of a training; more where nothing else runs")
+    erasures_dir: Path | None = Field(
+        None,
+        description="who was erased, and the key of receipts; better on another disk; default: erasures in data_dir",
+    )
+    erasure_key: str = Field("", repr=False, description="secret of receipts, the same everywhere; empty: one is drawn")
+    compact_every_s: float = Field(
+        3600, gt=0, allow_inf_nan=False, description="how soon after an erasure the archive is rewritten, at the latest"
+    )
+
     train_memory_mb: int = Field(
         0, ge=0, description="memory a training may take, in MiB; 0: what is free when it starts"
     )
@@ -149,9 +158,9 @@ class Settings(BaseModel):
     def _check_heads(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         return Encoder({}, head_weights=value).head_weights  # refuses those that are none
 
-    @field_validator("spool_dir", mode="before")
+    @field_validator("spool_dir", "erasures_dir", mode="before")
     @classmethod
-    def _read_spool_dir(cls, value: object) -> object:
+    def _read_folder(cls, value: object) -> object:
         return None if value in ("", "None") else value
 
     def url(self, port: int) -> str:
@@ -174,7 +183,7 @@ class Settings(BaseModel):
     def as_environ(self) -> dict[str, str]:
         """The environment that makes these settings: for child processes."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        values["spool_dir"] = self.spool_dir or ""
+        values |= {name: values[name] or "" for name in ("spool_dir", "erasures_dir")}
         values["kinds"] = ",".join(f"{name}={weight}" for name, weight in self.kinds.items())
         values["head_weights"] = ",".join(map(str, self.head_weights))
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}

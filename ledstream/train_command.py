@@ -23,9 +23,10 @@ from ledstream.process import stop_with_supervisor
 from ledstream.settings import Settings, SettingsError
 from ledstream.train_config import ConfigFile, configured
 from store.archive import Archive, ArchiveRow, archive_batches
+from store.erased_archive import without_erased
 from store.releases import BadRelease, Model, Release, Releases, UnknownRelease
 from stream.announcements import Announcement, read_announcement
-from stream.events import DecodeError, decode_event
+from stream.events import ERASE, DecodeError, decode_event
 from stream.log import Log
 from stream.topics import EVENTS
 from training.alignment import aligned
@@ -157,10 +158,12 @@ def _limit(settings: Settings, limit_mb: float) -> str:
 
 
 def _batches(settings: Settings, log: Log, now_ms: int) -> Batches:
-    """The archive of the days to train on, and what the log holds beyond it now."""
+    """The archive of the days to train on, and what the log holds beyond it now, without erased users."""
     since = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(days=settings.train_days)
     newest = list(not_archived(parts.archive(settings, log), log))
-    return partial(archive_batches, settings.archive_dir, COLUMNS, since_day=f"{since:%Y-%m-%d}", beyond=newest)
+    read = partial(archive_batches, settings.archive_dir, COLUMNS, since_day=f"{since:%Y-%m-%d}", beyond=newest)
+    tombstones = parts.tombstones(settings)  # as of now, for every reading
+    return lambda: (without_erased(events, tombstones, erase=ERASE) for events in read())
 
 
 def _learn(

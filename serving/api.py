@@ -28,10 +28,11 @@ from serving.collector.described import add_collector
 from serving.collector.post import read_json
 from serving.console.live import LiveFigures
 from serving.console.routes import add_console
+from serving.erasing import Eraser
 from serving.hot import EVENTS, RECOMMENDATIONS, REFUSED_AFTER_S, Hot, Reply, accepted_form, together
 from serving.metrics import Metrics
 from serving.parts import Parts
-from serving.publisher import Publisher, entry_of
+from serving.publisher import Publisher
 from serving.queries import only
 from serving.questions import Question, from_timeline, from_users, record_of
 from serving.readiness import Readiness
@@ -41,7 +42,7 @@ from serving.served import Served
 from serving.trials import Trials, add_trials
 from store.connection import StoreUnavailable
 from stream.current import CurrentRelease
-from stream.events import InvalidEvent, check_user_id, erasure, item_key
+from stream.events import InvalidEvent, check_user_id, item_key
 from stream.log import LogUnavailable, UnknownTopic
 
 K = Annotated[int, Query(ge=1, le=MAX_K, description="how many items")]
@@ -159,6 +160,8 @@ def _add_similar(app: FastAPI, routes: Routes) -> None:
 
 
 def _add_users(app: FastAPI, routes: Routes, administration: Administration) -> None:
+    eraser = Eraser(routes.parts, routes.publisher)
+
     @app.get(
         "/v1/users/{user_id:path}",
         tags=["users"],
@@ -171,13 +174,8 @@ def _add_users(app: FastAPI, routes: Routes, administration: Administration) -> 
 
     @app.delete("/v1/users/{user_id:path}", status_code=202, tags=["users"], dependencies=[Depends(only())])
     async def forget(user_id: str) -> schemas.ErasureAnswer:
-        """Forget everything of a user that was accepted before this."""
-        now_ms = routes.parts.now_ms()
-        entry = entry_of(erasure(_checked_user(user_id), now_ms), now_ms)
-        (outcome,) = await routes.publisher.ask([entry], 1)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return schemas.ErasureAnswer(user=user_id)
+        """Forget everything of a user that was accepted before this, for good; the receipt says what was done."""
+        return schemas.ErasureAnswer(user=user_id, receipt=await eraser.erase(_checked_user(user_id)))
 
 
 def _add_releases(app: FastAPI, administration: Administration) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from store.catalogue import Catalogue
+from store.erased_users import ErasedUsers
 from store.heartbeats import Heartbeats
 from store.releases import Releases
 from store.tallies import Tallies
 from store.user_state import UserStates
+from store.tombstones import Tombstones
 from stream.events import Border
 from stream.log import Log
 from stream.spool import Spool
@@ -23,12 +25,21 @@ def wall_clock_ms() -> int:
 
 
 @dataclass(frozen=True)
+@dataclass(frozen=True)
+class Erasures:
+    """Who was erased, and how the store forgets."""
+
+    tombstones: Tombstones
+    users: ErasedUsers
+
+
 class Parts:
     """states: on a client whose calls give up after a quarter of a second, since requests wait for them.
 
     heartbeats: of the consumers; None where nobody publishes any. spool: where events go while the log is away; None
     where they are refused then. workers: folder where the workers of one server find each other; None for one alone.
     trial: what the canary's trial has shown so far, as `ledstream canary` tells it; None where nobody wires it.
+    erasures: None where an erasure is an event of the log and nothing more.
     catalogue: what is known of items; None where nothing is.
     """
 
@@ -43,6 +54,7 @@ class Parts:
     workers: Path | None = None
     trial: Callable[[], Mapping[str, Any]] | None = None
     catalogue: Catalogue | None = None
+    erasures: Erasures | None = None
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,9 @@ class UserAnswer(BaseModel):
 class ErasureAnswer(BaseModel):
     user: str
     status: Literal["accepted"] = "accepted"
+    receipt: dict[str, Any] | None = Field(
+        None, description="`receipt` without the id, and `signature`: HMAC-SHA256, for `ledstream erasures check`"
+    )
 
 
 class ReleaseEntry(BaseModel):

@@ -72,7 +72,7 @@ class Archive:
     """Files of one log under one folder. Many processes may write, each partition one at a time."""
 
     def __init__(self, folder: Path, log_identity: int) -> None:
-        self._folder, self._log = folder, f"{log_identity:016x}"
+        self.log, self._folder, self._log = log_identity, folder, f"{log_identity:016x}"
 
     def next_offset(self, partition: int) -> int | None:
         """Where the partition's files end, None if it has none."""
@@ -84,7 +84,7 @@ class Archive:
 
     def partitions(self) -> list[int]:
         """Partitions that have files."""
-        return sorted({_partition_of(path) for path in self._folder.glob(f"day=*/{self._log}-p*.parquet")})
+        return sorted({partition_of(path) for path in self._folder.glob(f"day=*/{self._log}-p*.parquet")})
 
     def first_offset(self, partition: int) -> int | None:
         """Where the partition's files begin, None if it has none."""
@@ -101,7 +101,8 @@ class Archive:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(at_once, columns=SCHEMA.names):
                     columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
-                    yield [ArchiveRow(*row) for row in zip(*columns, strict=True)]
+                    if batch.num_rows:  # all of a file's users may have been erased
+                        yield [ArchiveRow(*row) for row in zip(*columns, strict=True)]
 
     def write(self, rows: Sequence[ArchiveRow], first_offset: int, next_offset: int) -> Path:
         """One file of rows (at least one), covering offsets first_offset <= … < next_offset of their partition.
@@ -135,7 +136,7 @@ def archived_logs(folder: Path) -> list[int]:
     oldest: dict[int, Path] = {}
     for path in sorted(folder.glob("day=*/*.parquet")):
         if not path.name.startswith("."):
-            oldest.setdefault(int(path.name[:16], 16), path)
+            oldest.setdefault(log_of(path), path)
     return sorted(oldest, key=lambda log: _oldest_ms(oldest[log]))
 
 
@@ -159,7 +160,7 @@ def read_archive(folder: Path, *, since_day: str | None = None, beyond: Iterable
     none is missed.
     """
     newest = _as_table(list(beyond))
-    files = [str(path) for path in _files_since(folder, since_day)]
+    files = [str(path) for path in files_since(folder, since_day)]
     if not files:
         return newest
     return pa.concat_tables([ds.dataset(files, schema=SCHEMA, format="parquet").to_table(), newest])
@@ -171,7 +172,7 @@ def archive_batches(
     """The events of `read_archive`, a part at a time: in memory are a file's row group and BATCH_ROWS events."""
     yield _as_table(beyond).select(columns)
     waiting: list[pa.RecordBatch] = []
-    for path in _files_since(folder, since_day):
+    for path in files_since(folder, since_day):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
                 waiting.append(batch)
@@ -182,7 +183,8 @@ def archive_batches(
         yield pa.Table.from_batches(waiting)
 
 
-def _files_since(folder: Path, since_day: str | None) -> list[Path]:
+def files_since(folder: Path, since_day: str | None = None) -> list[Path]:
+    """Files of that day ("2026-11-21") and later, of all logs, oldest day first."""
     return sorted(
         path
         for path in folder.glob("day=*/*.parquet")
@@ -199,12 +201,21 @@ def _as_table(rows: Sequence[ArchiveRow]) -> pa.Table:
     return pa.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
 
 
-def _partition_of(path: Path) -> int:
+def log_of(path: Path) -> int:
+    """Identity of the log that the file's events are of."""
+    return int(path.name[:16], 16)
+
+
+def partition_of(path: Path) -> int:
+    """The partition that the file's events are of."""
     return int(path.name[18:22])
 
 
 def _oldest_ms(path: Path) -> int:
-    return int(pc.min(pq.read_table(path, columns=["appended_ms"])["appended_ms"]).as_py())
+    """Of a file whose users were all erased, the beginning of its day."""
+    oldest = pc.min(pq.read_table(path, columns=["appended_ms"])["appended_ms"]).as_py()
+    day = datetime.fromisoformat(path.parent.name.removeprefix("day=")).replace(tzinfo=UTC)
+    return int(1000 * day.timestamp() if oldest is None else oldest)
 
 
 def _next_offset(path: Path) -> int:

@@ -63,10 +63,18 @@ def as_entry(row: BadRow) -> Entry:
 def read_rows(log: Log) -> Iterator[BadRow]:
     """Every row there is now, oldest first. Raises LogUnavailable."""
     for record in _records(log):
-        kind, *fields = _fields(record)
-        if kind == ROW:
-            field, value, reason, raw, site, agent, ahead_ms = fields
-            yield BadRow(field, value, reason, raw, site, agent, record.time_ms, ahead_ms, record.offset)
+        row = row_of(record)
+        if row is not None:
+            yield row
+
+
+def row_of(record: Record) -> BadRow | None:
+    """The row in a record of the topic, None where there is none."""
+    kind, *fields = _fields(record)
+    if kind != ROW:
+        return None
+    field, value, reason, raw, site, agent, ahead_ms = fields
+    return BadRow(field, value, reason, raw, site, agent, record.time_ms, ahead_ms, record.offset)
 
 
 def read_replayed(log: Log) -> set[int]:

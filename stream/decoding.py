@@ -10,8 +10,10 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from led.encoder import I64
+from led.encoder import I64, Bool
+from store.tombstones import Tombstones, Where
 from stream.events import (
+    ERASE,
     MAX_ID_BYTES,
     MAX_KIND_BYTES,
     MAX_TIME_MS,
@@ -58,6 +60,15 @@ class EventColumns:
         """(offset, time appended in ms, event)."""
         return list(zip(self.offsets.tolist(), self.appended_ms, self.events(), strict=True))
 
+    def only(self, kept: Bool) -> EventColumns:
+        """The events kept, (n,); the partition goes on where it did."""
+        places = np.flatnonzero(kept).tolist()
+        rows = self.rows()
+        events = [rows[place] for place in places]
+        return EventColumns.of(
+            self.partition, [event[:2] for event in events], [event[2] for event in events], self.next_offset
+        )
+
     @classmethod
     def of(
         cls, partition: int, places: Sequence[tuple[int, int]], events: Sequence[Event], next_offset: int
@@ -76,17 +87,41 @@ class Decoder:
     """Batches to columns. An event dated more than max_ahead_s ahead of now_ms is refused; without now_ms, none is.
 
     The border refuses such events too (`Border.accept`), but not everybody who writes to the log came through it.
+
+    tombstones: of users whose events from before their erasure are left out, erasures themselves not; log: the identity
+    of the log that batches are of.
     """
 
     now_ms: Callable[[], int] | None = None
     max_ahead_s: float = 300.0
+    tombstones: Tombstones | None = None
+    log: int = 0
 
     def decode(self, batch: Batch) -> tuple[EventColumns, dict[int, str]]:
         """The readable events, and by place in the batch why each of the others is none."""
         ahead_ms = MAX_TIME_MS if self.now_ms is None else self.now_ms() + int(1000 * self.max_ahead_s)
         latest_ms = min(ahead_ms, MAX_TIME_MS - 1)
-        columns = _all_at_once(batch, latest_ms)
-        return (columns, {}) if columns is not None else _one_by_one(batch, latest_ms)
+        columns, refused = _all_at_once(batch, latest_ms), dict[int, str]()
+        if columns is None:
+            columns, refused = _one_by_one(batch, latest_ms)
+        if self.tombstones is None:
+            return columns, refused
+        self.tombstones.refresh()
+        return without_erased(columns, self.tombstones, self.log), self._letters(batch, refused, self.tombstones)
+
+    def _letters(self, batch: Batch, refused: dict[int, str], tombstones: Tombstones) -> dict[int, str]:
+        """Without records that are keyed by an erased user: nobody keeps them."""
+        until_ms = {place: tombstones.until_ms(batch.keys[place].decode(errors="replace")) for place in refused}
+        return {place: why for place, why in refused.items() if batch.times_ms[place] > (until_ms[place] or -1)}
+
+
+def without_erased(columns: EventColumns, tombstones: Tombstones, log: int) -> EventColumns:
+    """The events that no erasure takes, and the erasures. log: the identity of the log that they are of."""
+    where = Where(log, columns.partition, columns.offsets)
+    gone = tombstones.takes(columns.users, columns.times_ms, np.array(columns.appended_ms, np.int64), where)
+    if not gone.any():
+        return columns
+    return columns.only(~gone | np.array([kind == ERASE for kind in columns.kinds]))
 
 
 def _all_at_once(batch: Batch, latest_ms: int) -> EventColumns | None:

@@ -92,6 +92,24 @@ class RedisLog:
             found: Any = self._client.xrange(self._key(topic, partition), f"0-{offset + 1}", count=max_records)
         return _records(found)
 
+    def delete(self, topic: str, partition: int, offsets: Sequence[int]) -> int:
+        """Delete records that every group which reads the topic has read; returns how many. Twice is harmless."""
+        read_until = self._read_by_all(topic, partition)
+        ids = [f"0-{offset + 1}" for offset in offsets if read_until is None or offset < read_until]
+        with _unavailable():
+            return int(self._client.xdel(self._key(topic, partition), *ids)) if ids else 0
+
+    def _read_by_all(self, topic: str, partition: int) -> int | None:
+        """Up to where every group has committed, but for those that are gone for too long; None without a group."""
+        with _unavailable():
+            clock: Any = self._client.time()
+            oldest_ms = clock[0] * 1000 - self.forget_groups_after_s * 1000
+            scores: Any = self._client.zrange(self._key(topic, "seen"), 0, -1, withscores=True)
+            groups: Any = self._client.smembers(self._key(topic, "groups"))
+        seen = dict(scores)
+        alive = [group.decode() for group in groups if seen.get(group, clock[0] * 1000) >= oldest_ms]
+        return min((self.committed(topic, group).get(partition, 0) for group in alive), default=None)
+
     def start_offsets(self, topic: str) -> dict[int, int]:
         bounds = self._bounds(topic, range(self.partitions(topic)))
         return {number: start for number, (start, _) in bounds.items()}
@@ -288,6 +306,8 @@ class RedisReader:
         """Once, though the reader may be sent back to where it was already told that there is nothing any more."""
         wanted, found = self._positions[batch.partition], batch.offsets[0]
         wanted = max(wanted, self._deleted_until.get(batch.partition, 0))
+        if found > wanted:  # what is missing behind the log's oldest record was deleted on purpose
+            found = min(found, self._log._bounds(self._topic, [batch.partition])[batch.partition][0])
         if found > wanted:
             self._deleted_until[batch.partition] = found
             self._lost += found - wanted

@@ -4,7 +4,8 @@ A folder of segments, named by when they began, so that no name comes back. A se
 the entries of one call, msgpack. A frame is on the disk (fsync) before `put` returns. Behind what a process that died
 left half written nothing is appended: another segment begins, and the rest of that one is set aside once the log has
 what comes before. Beside a segment, `.done` says how much of it is in the log; without it all of it is appended again,
-which event ids make harmless.
+which event ids make harmless. An entry that was taken out leaves a blank of its size: whoever reads meanwhile finds
+every frame where it was.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from stream.log import Entry
 logger = logging.getLogger(__name__)
 SEGMENT_BYTES = 16 << 20
 HEAD = struct.Struct("<II")
+BLANK = "\0"  # begins the topic of an entry that was taken out
 
 
 class Addressed(NamedTuple):
@@ -87,7 +89,7 @@ class Spool:
         only_behind: keep nothing, and return False, where nothing is kept any more.
         """
         body: bytes = msgpack.packb([(topic, *entry) for topic, entry in entries])
-        frame = HEAD.pack(len(body), zlib.crc32(body)) + body
+        frame = _framed(body)
         with self._held():
             segments = self._segments()
             if only_behind and not segments:
@@ -106,7 +108,7 @@ class Spool:
         for segment in self._segments():
             at, entries = _done_until(segment), list[Addressed]()
             for end, body in _frames(segment, at):
-                entries += [Addressed(topic, Entry(*entry)) for topic, *entry in msgpack.unpackb(body)]
+                entries += _entries(body)
                 at = end
                 if len(entries) >= max_entries:
                     break
@@ -119,6 +121,32 @@ class Spool:
         """What was taken is in the log. A crash before this returns has it taken again."""
         with _marker(taken.segment).open("r+b") as marker:  # in its place: a disk that is full has no room for another
             marker.write(b"%020d" % taken.end)
+
+    def entries(self) -> Iterator[Addressed]:
+        """All that is kept and not known to be in the log, oldest first."""
+        for segment in self._segments():
+            for _, body in _frames(segment, _done_until(segment)):
+                yield from _entries(body)
+
+    def take_out(self, is_unwanted: Callable[[Addressed], bool]) -> int:
+        """Take entries out, those too that are in the log but not deleted here yet; returns how many.
+
+        What another process has read of them already, to append it, it appends. Raises OSError where the disk is full.
+        """
+        taken_out = 0
+        with self._held():
+            for segment in self._segments():
+                frames = [body for _, body in _frames(segment, 0)]
+                bodies = [_without(body, is_unwanted) for body in frames]
+                blanks = sum(blanks for _, blanks in bodies)
+                if blanks:
+                    _replace(segment, b"".join(_framed(body) for body, _ in bodies))
+                taken_out += blanks
+        return taken_out
+
+    def damaged(self) -> list[Path]:
+        """What was set aside because it could not be read."""
+        return sorted(self.folder.glob("*.damaged"))
 
     @contextmanager
     def draining(self) -> Iterator[bool]:
@@ -193,6 +221,41 @@ def _frames(segment: Path, at: int) -> Iterator[tuple[int, bytes]]:
                 return
             at += HEAD.size + length
             yield at, body
+
+
+def _framed(body: bytes) -> bytes:
+    return HEAD.pack(len(body), zlib.crc32(body)) + body
+
+
+def _entries(body: bytes) -> list[Addressed]:
+    """Of a frame, without blanks."""
+    fields = msgpack.unpackb(body)
+    return [Addressed(topic, Entry(*entry)) for topic, *entry in fields if not topic.startswith(BLANK)]
+
+
+def _without(body: bytes, is_unwanted: Callable[[Addressed], bool]) -> tuple[bytes, int]:
+    """The frame with blanks for entries, as long as it was, and how many."""
+    blanks, fields = 0, []
+    for topic, key, value, time_ms in msgpack.unpackb(body):
+        entry = topic, key, value, time_ms
+        if not topic.startswith(BLANK) and is_unwanted(Addressed(topic, Entry(key, value, time_ms))):
+            entry = BLANK * len(topic.encode()), bytes(len(key)), bytes(len(value)), time_ms
+            blanks += 1
+        fields.append(entry)
+    return (msgpack.packb(fields), blanks) if blanks else (body, 0)
+
+
+def _replace(segment: Path, frames: bytes) -> None:
+    """Put frames in the place of those that are as long; what is behind them, cut short by a crash, stays."""
+    whole = frames + segment.read_bytes()[len(frames) :]
+    temporary = segment.with_suffix(f".{os.getpid()}")
+    try:
+        temporary.write_bytes(whole)
+        sync(temporary)
+        temporary.replace(segment)
+        sync(segment.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _write(segment: Path, frame: bytes, end: int) -> None:

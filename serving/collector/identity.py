@@ -73,9 +73,18 @@ class Identities:
             return Merged(0)
         now_ms = self._parts.now_ms()
         outcomes = await self._append([entry_of(event, now_ms) for event in events])
+        await asyncio.to_thread(self._link, wanted, now_ms)
         await self._append([entry_of(erasure(wanted.anonymous_id, now_ms), now_ms)])
         positions = [outcome for outcome in outcomes if isinstance(outcome, Position)]
         return Merged(len(events), self._token(positions) if len(positions) == len(outcomes) else None)
+
+    def _link(self, wanted: Merge, now_ms: int) -> None:
+        """An erasure of the user is one of the visitor too."""
+        if self._parts.erasures is not None:
+            try:
+                self._parts.erasures.users.link(wanted.anonymous_id, wanted.user_id, now_ms)
+            except StoreUnavailable as error:
+                raise Refused("store", None, str(error), status=503) from None
 
     async def _append(self, entries: Sequence[Addressed]) -> Sequence[Outcome]:
         outcomes = await self._publisher.ask(entries, len(entries))
