@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from consumers import archive, catalogue, timelines
+from consumers.popularity import Counting
 from ledstream import parts
-from ledstream.compacting import compacting
 from ledstream.consumer_metrics import ConsumerMetrics
 from ledstream.process import collect_rarely, stop_on_signals
 from ledstream.pulse import Pulse
 from ledstream.settings import Settings
 from store.catalogue import Catalogue
 from store.heartbeats import Heartbeats
+from store.popularity import Popularity
 from stream.current import CurrentRelease
 from stream.items import ItemsDecoder
 from stream.log import Log
@@ -40,7 +41,7 @@ def run_timelines(settings: Settings) -> None:
     current.start()
     handler = timelines.TimelineConsumer(states, current.get, log.identity(EVENTS), max_events=settings.timeline_events)
     metrics = ConsumerMetrics(settings, timelines.GROUP, handler.tallies, handler.stages)
-    _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings, log), handler), stop)
+    _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings), handler), stop)
     current.stop()
     _finish(log, f"{handler.counts}, {handler.damaged} damaged, {handler.refused} refused")
 
@@ -49,15 +50,13 @@ def run_archive(settings: Settings) -> None:
     """Write events to the archive until stopped."""
     stop = stop_on_signals(settings)
     log = parts.open_log(settings)
+    counted_in = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S)  # nothing waits for it
     handler = archive.ArchiveConsumer(
-        parts.archive(settings, log),
-        time.monotonic,
-        flush_every_s=settings.archive_flush_s,
-        tombstones=parts.tombstones(settings),
+        parts.archive(settings, log), time.monotonic, flush_every_s=settings.archive_flush_s
     )
+    counting = Counting(handler, Popularity(counted_in, settings.namespace), log.identity(EVENTS), time.monotonic)
     metrics = ConsumerMetrics(settings, archive.GROUP, handler.tallies, Stages())
-    with compacting(settings, log, stop):
-        _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings, log), handler), stop)
+    _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings), counting), stop)
     _finish(log, f"{handler.archived} events in {handler.files} files")
 
 

@@ -24,7 +24,9 @@ from serving.collector.paths import Collector, Door
 from serving.collector.sites import Sites
 from serving.parts import Erasures, Limits, Parts, wall_clock_ms
 from serving.server import serve
+from store.catalogue import Catalogue
 from store.heartbeats import Heartbeats
+from store.popularity import Popularity
 from store.tallies import Tallies
 
 # How long the thread that loads a release may keep the interpreter from requests; Python's own 5 ms are many answers.

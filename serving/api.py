@@ -73,7 +73,7 @@ def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
     add_collector(app)
     _add_questions(app, routes)
     _add_similar(app, routes)
-    shelf = Shelf(routes.parts.catalogue, routes.current.get)
+    shelf = Shelf(routes.parts, routes.current.get)
     add_catalogue(app, shelf, Puts(routes.publisher, routes.parts.now_ms), routes.hot.bodies)
     administration = Administration(routes.parts, routes.current)
     _add_users(app, routes, administration)

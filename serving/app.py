@@ -40,10 +40,8 @@ def create_app(
     on_ready: called once it is about to answer.
     """
     limits, door = limits or Limits(), door or Door()
-    metrics = Metrics(parts.workers)
-    details = Details(parts.catalogue.lookups() if parts.catalogue else None)
-    withheld = Withheld(parts.catalogue, details.forget)
-    recent = RecentItems(withheld=withheld.keys)
+    details, withheld = _catalogued(parts)
+    metrics, recent = Metrics(parts.workers), RecentItems(withheld=withheld.keys)
     current = CurrentRelease(
         parts.log,
         _loading(parts.releases, withheld.keys),
@@ -75,6 +73,11 @@ def create_app(
         routes, _lifespan((questions, awaited, details), events, current, begin, (metrics, outcomes, log, withheld))
     )
     return Collector(hot, metrics, others, Intake(posts, Identities(parts, current.get, events, awaited.token)), door)
+
+
+def _catalogued(parts: Parts) -> tuple[Details, Withheld]:
+    details = Details(parts.catalogue.lookups() if parts.catalogue else None)
+    return details, Withheld(parts.catalogue, details.forget)
 
 
 def _answering(parts: Parts, limits: Limits, recommender: Recommender, metrics: Metrics, lookups: Lookups) -> Answering:

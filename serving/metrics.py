@@ -16,10 +16,12 @@ from serving.siblings import Siblings
 from store.connection import StoreUnavailable
 from stream.log import Log, LogUnavailable, UnknownTopic
 from stream.stages import Stages
-from stream.topics import EVENTS
+from stream.topics import EVENTS, ITEMS
 
 TIMELINES_GROUP = "timelines"
 GROUPS = (TIMELINES_GROUP, "archive")
+CATALOGUE_GROUP = "catalogue"
+TOPIC_OF = {CATALOGUE_GROUP: ITEMS}
 SAMPLED_EVERY_S = 1.0
 ANSWER_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -96,10 +98,10 @@ class Metrics:
 
 
 def lag(log: Log, group: str = TIMELINES_GROUP) -> float:
-    """Records of the events topic that the group's consumers have not committed."""
-    done = log.committed(EVENTS, group)
-    starts = log.start_offsets(EVENTS)
-    return sum(end - max(done.get(number, 0), starts.get(number, 0)) for number, end in log.end_offsets(EVENTS).items())
+    """Records of the group's topic that its consumers have not committed."""
+    topic = TOPIC_OF.get(group, EVENTS)
+    done, starts = log.committed(topic, group), log.start_offsets(topic)
+    return sum(end - max(done.get(number, 0), starts.get(number, 0)) for number, end in log.end_offsets(topic).items())
 
 
 class _Sampled(Collector):

@@ -11,6 +11,7 @@ from typing import Any
 from store.catalogue import Catalogue
 from store.erased_users import ErasedUsers
 from store.heartbeats import Heartbeats
+from store.popularity import Popularity
 from store.releases import Releases
 from store.tallies import Tallies
 from store.user_state import UserStates
@@ -40,7 +41,9 @@ class Parts:
     where they are refused then. workers: folder where the workers of one server find each other; None for one alone.
     trial: what the canary's trial has shown so far, as `ledstream canary` tells it; None where nobody wires it.
     erasures: None where an erasure is an event of the log and nothing more.
-    catalogue: what is known of items; None where nothing is.
+    trial: what the canary's trial has shown so far, as `ledstream canary` tells it; None where nobody wires it.
+    catalogue: what is known of items; None where nothing is. popularity: how many events they had; None where nobody
+    counts.
     """
 
     log: Log
@@ -54,7 +57,7 @@ class Parts:
     workers: Path | None = None
     trial: Callable[[], Mapping[str, Any]] | None = None
     catalogue: Catalogue | None = None
-    erasures: Erasures | None = None
+    popularity: Popularity | None = None
 
 
 @dataclass(frozen=True)

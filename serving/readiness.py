@@ -7,9 +7,9 @@ make it degraded, and it stays ready: it answers as well as any other server wou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from serving.metrics import GROUPS, lag
+from serving.metrics import CATALOGUE_GROUP, GROUPS, lag
 from serving.parts import Parts
 from serving.schemas import ConsumerEntry, ReadyAnswer, RefusedEntry
 from serving.served import Served
@@ -48,7 +48,7 @@ class Readiness:
     def troubled(self) -> float:
         """Consumer groups that wait, or have no process. Raises StoreUnavailable."""
         beats = self._parts.heartbeats.read() if self._parts.heartbeats else {}
-        return float(sum(_entry(beats, group).state != "running" for group in GROUPS))
+        return float(sum(_entry(beats, group).state != "running" for group in _groups(beats)))
 
     def _consumers(self) -> Mapping[str, ConsumerEntry]:
         """By group; empty where nobody publishes heartbeats."""
@@ -58,7 +58,7 @@ class Readiness:
             beats = self._parts.heartbeats.read()
         except StoreUnavailable as error:
             return {group: ConsumerEntry(state="unknown", waits_for=str(error)) for group in GROUPS}
-        return {group: self._with_lag(_entry(beats, group), group) for group in GROUPS}
+        return {group: self._with_lag(_entry(beats, group), group) for group in _groups(beats)}
 
     def _with_lag(self, entry: ConsumerEntry, group: str) -> ConsumerEntry:
         """Where no process says how far behind it is, the log does."""
@@ -72,6 +72,12 @@ class Readiness:
 
 def _refusal(refused: RefusedRelease | None) -> RefusedEntry | None:
     return None if refused is None else RefusedEntry(version=refused.version, reason=refused.reason)
+
+
+def _groups(beats: Mapping[str, tuple[Heartbeat, float]]) -> Sequence[str]:
+    """Those whose processes are missed; that of the catalogue only where there was one: not every shop puts items."""
+    has_catalogue = any(beat.group == CATALOGUE_GROUP for beat, _ in beats.values())
+    return (*GROUPS, CATALOGUE_GROUP) if has_catalogue else GROUPS
 
 
 def _entry(beats: Mapping[str, tuple[Heartbeat, float]], group: str) -> ConsumerEntry:

@@ -9,7 +9,9 @@ from pathlib import Path
 import orjson
 
 from serving.parts import Limits, Parts
+from store.catalogue import Catalogue
 from store.connection import Client
+from store.popularity import Popularity
 from store.user_state import UserStates
 from stream.announcements import announce
 from stream.events import Border
@@ -32,7 +34,15 @@ def parts_of(client: Client, namespace: str, folder: Path) -> Parts:
     release = published.load(published.publish(two_tastes(), now_ms=NOW_MS))
     announce(log, release.version, NOW_MS)
     put(states, records({"ana": viewed("ana", "hat-01")}, release))
-    return Parts(log, states, published, Border(KINDS), lambda: NOW_MS)
+    return Parts(
+        log,
+        states,
+        published,
+        Border(KINDS),
+        lambda: NOW_MS,
+        catalogue=Catalogue(client, namespace),
+        popularity=Popularity(client, namespace),
+    )
 
 
 def told(parts: Parts, story: Story, limits: Limits | None = None, *, within_s: float = 30.0) -> None:

@@ -47,7 +47,13 @@ OPERATIONS = [
     ("post", "/v1/identify"),
     ("get", "/v1/pixel.gif"),
     ("get", "/v1/slot"),
+    ("put", "/v1/items"),
+    ("get", "/v1/items"),
+    ("get", "/v1/items/{item_id}"),
+    ("delete", "/v1/items/{item_id}"),
     ("get", "/v1/items/{item_id}/similar"),
+    ("get", "/v1/items/{item_id}/popularity"),
+    ("get", "/v1/catalogue/map"),
     ("get", "/v1/users/{user_id}"),
     ("delete", "/v1/users/{user_id}"),
     ("get", "/v1/releases"),
@@ -70,6 +76,7 @@ OPERATIONS = [
     ("get", "/metrics"),
 ]
 WITHOUT_WRONG_INPUT = {"/v1/releases", "/v1/users/{user_id}", "/healthz", "/readyz", "/metrics"}  # all is well-formed
+WITHOUT_WRONG_INPUT |= {"/v1/items/{item_id}", "/v1/catalogue/map"}
 WITHOUT_WRONG_INPUT |= {"/v1/canary", "/v1/console/access", "/v1/console/live", "/v1/console/trainings"}
 MODES = [
     (method, path, mode)

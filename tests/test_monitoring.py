@@ -55,6 +55,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     ports = dict(zip(("serve", "timelines", "archive"), free_ports(3), strict=True))
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LEDSTREAM_")}
     environ |= {"LEDSTREAM_DATA_DIR": str(folder), "LEDSTREAM_PORT": str(ports["serve"])}
+    environ |= {"LEDSTREAM_PROBE_EVERY_S": "0"}  # what is consumed is counted below
     with ExitStack() as stack:
         stack.enter_context(EmbeddedStore(folder))
         _publish(folder)
@@ -129,7 +130,7 @@ def test_prometheus_scrapes_the_services_of_the_compose_file_on_the_ports_they_h
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())
     assert [(DEPLOY / "prometheus" / name).is_file() for name in scraped["rule_files"]] == [True]
-    ports = {"server": 8080, "timelines": None, "archive": None}
+    ports = {"server": 8080, "timelines": None, "archive": None, "catalogue": None}
     assert {job["job_name"] for job in scraped["scrape_configs"]} == set(ports)
     for job in scraped["scrape_configs"]:
         (found,) = job["dns_sd_configs"]

@@ -41,6 +41,11 @@ class FoundItems(BaseModel):
     complete: bool = Field(description="whether all items were looked at; of a large catalogue only a part may be")
 
 
+class PeriodEntry(BaseModel):
+    from_ms: int = Field(description="when the hour or the day (UTC) began, Unix milliseconds")
+    events: int
+
+
 class MapItem(BaseModel):
     item_id: str
     x: float

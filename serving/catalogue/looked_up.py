@@ -15,10 +15,11 @@ import numpy as np
 import orjson
 
 from led.projection import plane
-from serving.catalogue.described import FoundItem, FoundItems, ItemAnswer, MapAnswer, MapItem
-from serving.refusals import Refused
+from serving.catalogue.described import FoundItem, FoundItems, ItemAnswer, MapAnswer, MapItem, PeriodEntry
+from serving.parts import Parts
+from serving.refusals import Overloaded, Refused
 from serving.served import Served
-from store.catalogue import Catalogue
+from store.popularity import Period
 from stream.events import item_key
 
 SEARCHES_S = 1.0
@@ -26,10 +27,15 @@ ON_THE_MAP = 2000
 
 
 class Shelf:
-    """Used by any thread. catalogue: None where nothing is known of any item. served: the current release."""
+    """Used by any thread. served: the current release."""
 
-    def __init__(self, catalogue: Catalogue | None, served: Callable[[], Served | None]) -> None:
-        self._catalogue, self._served = catalogue, served
+    def __init__(self, parts: Parts, served: Callable[[], Served | None]) -> None:
+        self._catalogue, self._counts, self._now_ms, self._served = (
+            parts.catalogue,
+            parts.popularity,
+            parts.now_ms,
+            served,
+        )
         self._searching = threading.Lock()
         self._drawing = threading.Lock()
         self._drawn: tuple[str, list[int], np.ndarray[Any, np.dtype[np.float32]]] | None = None
@@ -61,7 +67,9 @@ class Shelf:
         served, until = self._served(), time.monotonic() + SEARCHES_S
         found: dict[str, dict[str, Any]] = {}
         complete = True
-        with self._searching:  # it takes a core: two at once would take both
+        if not self._searching.acquire(timeout=SEARCHES_S):  # it takes a core: two at once would take both
+            raise Overloaded("searches")
+        try:
             for item, fields in self._catalogue.scan() if self._catalogue else ():
                 item_id = item.decode()
                 known = orjson.loads(fields)
@@ -70,6 +78,8 @@ class Shelf:
                 if time.monotonic() > until:
                     complete = False
                     break
+        finally:
+            self._searching.release()
         for item_id in _popular_ids(served):
             if item_id.casefold().startswith(wanted):
                 found.setdefault(item_id, {})
@@ -79,6 +89,11 @@ class Shelf:
         best = nsmallest(k, found, key=lambda one: (one != text, -(popularity[one] or 0), one))
         items = [FoundItem(item_id=one, popularity=popularity[one], **found[one]) for one in best]
         return FoundItems(items=items, complete=complete)
+
+    def popularity(self, item_id: str, by: Period) -> list[PeriodEntry]:
+        """Events of the item of late, oldest first. Raises StoreUnavailable."""
+        found = self._counts.read(item_key(item_id), by, self._now_ms()) if self._counts else []
+        return [PeriodEntry(from_ms=from_ms, events=events) for from_ms, events in found]
 
     def map(self) -> MapAnswer:
         """The most popular items of the release where they lie to each other. Raises StoreUnavailable."""

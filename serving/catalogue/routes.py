@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 
 from serving import schemas
 from serving.bodies import Bodies
-from serving.catalogue.described import DeletionAnswer, FoundItems, ItemAnswer, ItemsBody, MapAnswer
+from serving.catalogue.described import DeletionAnswer, FoundItems, ItemAnswer, ItemsBody, MapAnswer, PeriodEntry
 from serving.catalogue.looked_up import Shelf
 from serving.catalogue.puts import Puts
 from serving.collector.post import read_json
@@ -16,6 +16,7 @@ from serving.hot import Reply
 from serving.queries import only
 from serving.refusals import Refused
 from serving.schemas import DEFAULT_K, MAX_K
+from store.popularity import Period
 from stream.events import InvalidEvent, check_user_id
 
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": schemas.ErrorAnswer}}
@@ -23,6 +24,11 @@ UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": schemas.ErrorAnswer}}
 
 def add_catalogue(app: FastAPI, shelf: Shelf, puts: Puts, bodies: Bodies) -> None:
     """Called after the routes that begin as these do: an item's id may hold slashes."""
+    _add_puts(app, puts, bodies)
+    _add_lookups(app, shelf)
+
+
+def _add_puts(app: FastAPI, puts: Puts, bodies: Bodies) -> None:
     schema = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ItemsBody.__name__}"}}}
 
     @app.put(
@@ -42,6 +48,14 @@ def add_catalogue(app: FastAPI, shelf: Shelf, puts: Puts, bodies: Bodies) -> Non
         response.raw_headers = reply.headers()
         return response
 
+    @app.delete("/v1/items/{item_id:path}", status_code=202, tags=["items"], dependencies=[Depends(only())])
+    async def delete(item_id: str) -> DeletionAnswer:
+        """Forget what was put of an item, and recommend it to nobody until it is put again."""
+        await puts.delete(_checked(item_id))
+        return DeletionAnswer(item_id=item_id)
+
+
+def _add_lookups(app: FastAPI, shelf: Shelf) -> None:
     @app.get("/v1/items", tags=["items"], dependencies=[Depends(only("q", "k"))])
     def find(
         q: Annotated[str, Query(min_length=1, max_length=200, description="beginning of an id, or words of a title")],
@@ -49,6 +63,13 @@ def add_catalogue(app: FastAPI, shelf: Shelf, puts: Puts, bodies: Bodies) -> Non
     ) -> FoundItems:
         """Items by id or title, the most popular first."""
         return shelf.find(q, k)
+
+    @app.get("/v1/items/{item_id:path}/popularity", tags=["items"], dependencies=[Depends(only("by"))])
+    def popularity(
+        item_id: str, by: Annotated[Period, Query(description="of the last 48 hours, or of 28 days")] = "hour"
+    ) -> list[PeriodEntry]:
+        """How many events the item had of late, oldest first. Events are counted within some ten seconds."""
+        return shelf.popularity(_checked(item_id), by)
 
     @app.get("/v1/catalogue/map", tags=["items"], dependencies=[Depends(only())])
     def catalogue_map() -> MapAnswer:
@@ -59,12 +80,6 @@ def add_catalogue(app: FastAPI, shelf: Shelf, puts: Puts, bodies: Bodies) -> Non
     def item(item_id: str) -> ItemAnswer:
         """What is known of an item."""
         return shelf.item(_checked(item_id))
-
-    @app.delete("/v1/items/{item_id:path}", status_code=202, tags=["items"], dependencies=[Depends(only())])
-    async def delete(item_id: str) -> DeletionAnswer:
-        """Forget what was put of an item, and recommend it to nobody until it is put again."""
-        await puts.delete(_checked(item_id))
-        return DeletionAnswer(item_id=item_id)
 
 
 def _checked(item_id: str) -> str:
