@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from consumers import archive, catalogue, timelines
 from consumers.popularity import Counting
 from ledstream import parts
+from ledstream.compacting import compacting
 from ledstream.consumer_metrics import ConsumerMetrics
 from ledstream.process import collect_rarely, stop_on_signals
 from ledstream.pulse import Pulse
@@ -41,7 +42,7 @@ def run_timelines(settings: Settings) -> None:
     current.start()
     handler = timelines.TimelineConsumer(states, current.get, log.identity(EVENTS), max_events=settings.timeline_events)
     metrics = ConsumerMetrics(settings, timelines.GROUP, handler.tallies, handler.stages)
-    _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings), handler), stop)
+    _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings, log), handler), stop)
     current.stop()
     _finish(log, f"{handler.counts}, {handler.damaged} damaged, {handler.refused} refused")
 
@@ -52,11 +53,15 @@ def run_archive(settings: Settings) -> None:
     log = parts.open_log(settings)
     counted_in = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S)  # nothing waits for it
     handler = archive.ArchiveConsumer(
-        parts.archive(settings, log), time.monotonic, flush_every_s=settings.archive_flush_s
+        parts.archive(settings, log),
+        time.monotonic,
+        flush_every_s=settings.archive_flush_s,
+        tombstones=parts.tombstones(settings),
     )
     counting = Counting(handler, Popularity(counted_in, settings.namespace), log.identity(EVENTS), time.monotonic)
     metrics = ConsumerMetrics(settings, archive.GROUP, handler.tallies, Stages())
-    _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings), counting), stop)
+    with compacting(settings, log, stop):
+        _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings, log), counting), stop)
     _finish(log, f"{handler.archived} events in {handler.files} files")
 
 

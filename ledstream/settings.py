@@ -75,13 +75,6 @@ class Settings(BaseModel):
     max_event_ahead_s: float = Field(300, ge=0, description="how far in the future an event may be dated")
     max_event_age_s: float = Field(7 * 86400, ge=0, description="how far in the past an event may be dated")
 
-    archive_flush_s: float = Field(60, gt=0, description="longest time an event waits for its archive file")
-    train_days: int = Field(30, ge=1, description="days of archive a release is trained on")
-    retrain_every: float = Field(
-        0, ge=0, allow_inf_nan=False, description="`up` retrains so often: 30m, 1h, 1d, or seconds; 0: only when asked"
-    )
-    train_nice: int = Field(10, ge=0, le=19, description="niceness of a training: who serves goes first")
-    train_threads: int = Field(1, ge=1, le=256, description="threads of a training; more where nothing else runs")
     erasures_dir: Path | None = Field(
         None,
         description="who was erased, and the key of receipts; better on another disk; default: erasures in data_dir",
@@ -91,6 +84,13 @@ class Settings(BaseModel):
         3600, gt=0, allow_inf_nan=False, description="how soon after an erasure the archive is rewritten, at the latest"
     )
 
+    archive_flush_s: float = Field(60, gt=0, description="longest time an event waits for its archive file")
+    train_days: int = Field(30, ge=1, description="days of archive a release is trained on")
+    retrain_every: float = Field(
+        0, ge=0, allow_inf_nan=False, description="`up` retrains so often: 30m, 1h, 1d, or seconds; 0: only when asked"
+    )
+    train_nice: int = Field(10, ge=0, le=19, description="niceness of a training: who serves goes first")
+    train_threads: int = Field(1, ge=1, le=256, description="threads of a training; more where nothing else runs")
     train_memory_mb: int = Field(
         0, ge=0, description="memory a training may take, in MiB; 0: what is free when it starts"
     )

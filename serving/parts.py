@@ -14,8 +14,8 @@ from store.heartbeats import Heartbeats
 from store.popularity import Popularity
 from store.releases import Releases
 from store.tallies import Tallies
-from store.user_state import UserStates
 from store.tombstones import Tombstones
+from store.user_state import UserStates
 from stream.events import Border
 from stream.log import Log
 from stream.spool import Spool
@@ -26,7 +26,6 @@ def wall_clock_ms() -> int:
 
 
 @dataclass(frozen=True)
-@dataclass(frozen=True)
 class Erasures:
     """Who was erased, and how the store forgets."""
 
@@ -34,12 +33,12 @@ class Erasures:
     users: ErasedUsers
 
 
+@dataclass(frozen=True)
 class Parts:
     """states: on a client whose calls give up after a quarter of a second, since requests wait for them.
 
     heartbeats: of the consumers; None where nobody publishes any. spool: where events go while the log is away; None
     where they are refused then. workers: folder where the workers of one server find each other; None for one alone.
-    trial: what the canary's trial has shown so far, as `ledstream canary` tells it; None where nobody wires it.
     erasures: None where an erasure is an event of the log and nothing more.
     trial: what the canary's trial has shown so far, as `ledstream canary` tells it; None where nobody wires it.
     catalogue: what is known of items; None where nothing is. popularity: how many events they had; None where nobody
@@ -55,6 +54,7 @@ class Parts:
     tallies: Tallies | None = None
     spool: Spool | None = None
     workers: Path | None = None
+    erasures: Erasures | None = None
     trial: Callable[[], Mapping[str, Any]] | None = None
     catalogue: Catalogue | None = None
     popularity: Popularity | None = None
