@@ -5,11 +5,12 @@ import { h, put, s } from "./dom.js";
 const GUTTER = { left: 52, right: 10, top: 8, bottom: 22 };
 
 // Round steps: 1, 2, 2.5 or 5 times a power of ten, about as many as asked for.
-export function ticks(low, high, wanted) {
+export function ticks(low, high, wanted, whole = false) {
   if (!(high > low)) high = low + 1;
   const rough = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((one) => one * power).find((one) => one >= rough * 0.999);
+  const round = [1, 2, 2.5, 5, 10].map((one) => one * power).find((one) => one >= rough * 0.999);
+  const step = whole ? Math.max(1, Math.ceil(round)) : round;
   const found = [];
   for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-9; at += step) found.push(+at.toPrecision(12));
   return found;
@@ -42,11 +43,13 @@ export function sparkline(values, width = 120, height = 28) {
   return svg;
 }
 
-// title: what is shown. series: their names, in the order of their colours. x, y: how a value is written.
-// kind: "line" or "bar"; bars are of one series. from: the lowest y, null for that of the data.
+// title: what is shown. series: their names, in the order of their colours. x, y, tick: how a value is written, and one
+// at the axis. kind: "line", "dots" (a line through what is known, with dots) or "bar", of one series. from: the lowest
+// y, null for that of the data. least: the shortest range of x. wholeX, wholeY: an axis of
+// whole numbers.
 export class Chart {
-  constructor({ title, series, x, y, kind = "line", height = 190, from = 0, whenEmpty = "Nothing to show yet.", level = "h2" }) {
-    Object.assign(this, { title, series, x, y, kind, height, from, whenEmpty });
+  constructor({ title, series, x, y, tick = y, kind = "line", height = 190, from = 0, least = 0, wholeX = false, wholeY = false, whenEmpty = "Nothing to show yet." }) {
+    Object.assign(this, { title, series, x, y, tick, kind, height, from, least, wholeX, wholeY, whenEmpty });
     this.xs = [];
     this.columns = series.map(() => []);
     this.at = null;
@@ -55,7 +58,7 @@ export class Chart {
       style: { height: `${height}px` }, onkeydown: (event) => this.#key(event), onblur: () => this.#point(null),
       onpointermove: (event) => this.#hover(event), onpointerleave: () => this.#point(null) });
     this.said = h("p", { class: "unseen", "aria-live": "polite" });
-    this.root = h("figure", { class: "chart panel" }, h("figcaption", {}, h(level, {}, title), this.legend), this.plot, this.said);
+    this.root = h("figure", { class: "chart panel" }, h("figcaption", {}, h("h2", {}, title), this.legend), this.plot, this.said);
     new ResizeObserver(() => this.draw()).observe(this.plot);
   }
 
@@ -77,21 +80,21 @@ export class Chart {
       return;
     }
     const high = Math.max(...known), low = this.from ?? Math.min(...known);
-    const marks = ticks(low, high > low ? high : low + (Math.abs(low) || 1), 4);
+    const marks = ticks(low, high > low ? high : low + (Math.abs(low) || 1), 4, this.wholeY);
     const step = marks.length > 1 ? marks[1] - marks[0] : 1;
     const top = Math.max(high, marks.at(-1) < high ? marks.at(-1) + step : marks.at(-1));
     const bottom = this.from ?? Math.min(low, marks[0] > low ? marks[0] - step : marks[0]);
-    const first = this.xs[0], last = this.xs.at(-1);
+    const last = this.xs.at(-1), first = Math.min(this.xs[0], last - this.least);
     const inner = width - GUTTER.left - GUTTER.right;
     const slot = this.kind === "bar" ? inner / this.xs.length : 0;
     this.px = (x) => (this.kind === "bar" ? GUTTER.left + slot * (this.xs.indexOf(x) + 0.5) : GUTTER.left + (last > first ? (x - first) / (last - first) : 1) * inner);
     this.py = (y) => GUTTER.top + (1 - (y - bottom) / (top - bottom || 1)) * (this.height - GUTTER.top - GUTTER.bottom);
     const svg = s("svg", { width, height: this.height, "aria-hidden": "true" });
-    for (const mark of ticks(bottom, top, 4)) {
+    for (const mark of ticks(bottom, top, 4, this.wholeY)) {
       svg.append(s("line", { class: "grid", x1: GUTTER.left, x2: width - GUTTER.right, y1: this.py(mark), y2: this.py(mark) }));
-      svg.append(s("text", { class: "tick", x: GUTTER.left - 8, y: this.py(mark) + 4, "text-anchor": "end" }, this.y(mark)));
+      svg.append(s("text", { class: "tick", x: GUTTER.left - 8, y: this.py(mark) + 4, "text-anchor": "end" }, this.tick(mark)));
     }
-    this.#below(svg, Math.max(2, Math.floor(inner / 110)));
+    this.#below(svg, first, last, Math.max(2, Math.floor(inner / 100)));
     this.columns.forEach((ys, place) => this.#series(svg, ys, place, slot));
     this.over = s("g", {});
     svg.append(this.over);
@@ -108,22 +111,31 @@ export class Chart {
       });
       return;
     }
-    for (const run of runs(this.xs, ys)) {
+    const all = runs(this.xs, ys);
+    for (const run of this.kind === "dots" ? [all.flat()].filter((one) => one.length) : all) {
       const points = run.map(([x, y]) => [this.px(x), this.py(y)]);
+      if (this.kind === "dots") svg.append(...points.map(([cx, cy]) => s("circle", { class: `dot s${place}`, cx, cy, r: 2.5 })));
       if (points.length === 1) svg.append(s("circle", { class: `dot s${place}`, cx: points[0][0], cy: points[0][1], r: 2.5 }));
       else svg.append(s("path", { class: `line s${place}`, d: path(points) }));
     }
   }
 
-  #below(svg, wanted) {
-    const y = this.height - 6;
-    const many = this.xs.length;
-    const shown = new Set();
-    for (let at = 0; at < wanted; at += 1) shown.add(Math.round((at / Math.max(1, wanted - 1)) * (many - 1)));
-    for (const at of shown) {
-      const anchor = this.kind === "bar" && many > 1 ? "middle" : at === 0 && many > 1 ? "start" : at === many - 1 ? "end" : "middle";
-      svg.append(s("text", { class: "tick", x: this.px(this.xs[at]), y, "text-anchor": anchor }, this.x(this.xs[at])));
+  #below(svg, first, last, wanted) {
+    for (const value of this.#marksBelow(first, last, wanted)) {
+      const x = this.px(value);
+      const anchor = x < GUTTER.left + 24 ? "start" : x > this.plot.clientWidth - 40 ? "end" : "middle";
+      svg.append(s("text", { class: "tick", x, y: this.height - 6, "text-anchor": anchor }, this.x(value)));
     }
+  }
+
+  #marksBelow(first, last, wanted) {
+    if (first === last) return [first];
+    if (this.kind === "bar") {
+      const every = Math.ceil(this.xs.length / wanted);
+      return this.xs.filter((_, at) => at % every === 0);
+    }
+    if (this.wholeX) return ticks(first, last, wanted, true).filter((one) => one <= last);
+    return Array.from({ length: wanted }, (_, at) => first + ((last - first) * at) / (wanted - 1));
   }
 
   #caption(known) {

@@ -13,7 +13,7 @@ const SHOWN = ["category", "price", "currency", "stock", "url"];
 
 export function items(main, _, id) {
   const found = h("div", {}), body = h("div", {});
-  put(main, h("h1", {}, "Items"), asking(id ? "Item id or title" : "Item id or title", id, (text) => search(text, found), { placeholder: "hat-01, or a word of its title" }), found, body);
+  put(main, h("h1", {}, "Items"), asking("Item id or title", id, (text) => search(text, found), { placeholder: "hat-01, or a word of its title" }), found, body);
   const map = new CatalogueMap((chosen) => (location.hash = `#/items/${inPath(chosen)}`));
   if (id) one(id, body, map);
   else {
@@ -30,7 +30,7 @@ async function search(text, found) {
       return;
     }
     const answer = await ask(`/v1/items?q=${inPath(text)}&k=${FOUND}`);
-    const all = answer.items || answer;
+    const all = answer.items;
     all.forEach(learn);
     if (all.length === 1 || all.some(({ item_id: id }) => id === text)) {
       location.hash = `#/items/${inPath(all.length === 1 ? all[0].item_id : text)}`;
@@ -65,10 +65,10 @@ async function metadata(id, about) {
   const url = item.url && safeUrl(item.url);
   const facts = SHOWN.filter((name) => item[name] !== null && item[name] !== undefined && item[name] !== "")
     .map((name) => [h("dt", {}, name), h("dd", {}, name === "url" && url ? h("a", { href: url, rel: "noreferrer" }, item.url) : String(item[name]))]);
-  const inRelease = item.in_release ?? item.known;
+  const inRelease = item.in_release;
   return put(about, h("div", { class: "head" }, picture(item, "large"), h("div", {}, h("h2", { class: "big" }, item.title || id),
     h("p", { class: "quiet" }, item.title ? `${id} ` : "", inRelease === undefined ? "" : inRelease ? badge("in the release", "good") : badge("not in the release", "warn"),
-      item.stock === 0 ? [" ", badge("out of stock: not recommended", "warn")] : ""),
+      item.withheld ? [" ", badge("withheld: out of stock or deleted", "warn")] : ""),
     missing ? h("p", { class: "quiet" }, missing) : h("dl", { class: "facts inline" }, facts))));
 }
 

@@ -4,7 +4,7 @@ import { Chart, sparkline } from "./charts.js";
 import { badge, h, panel, put } from "./dom.js";
 import { NONE, ago, bytes, clock, compact, count, ms, rate, releaseName, share } from "./format.js";
 
-const SHOWN_IN_SPARK = 120;
+const SHOWN_IN_SPARK = 120, SHORTEST_MS = 60000;
 
 export function live(main, history) {
   const tiles = [
@@ -48,7 +48,8 @@ export function live(main, history) {
 }
 
 function chart(title, series, y, whenEmpty) {
-  return new Chart({ title, series, x: clock, y, whenEmpty });
+  const tick = y === ms ? (seconds) => `${+(1000 * seconds).toPrecision(3)} ms` : y;
+  return new Chart({ title, series, x: clock, y, tick, whenEmpty, least: SHORTEST_MS, wholeY: y === compact });
 }
 
 function tile(name, unit, value, column, note) {

@@ -21,7 +21,7 @@ export class CatalogueMap {
     this.noted = h("p", { class: "quiet" });
     this.body = h("div", { class: "map", style: { height: `${HEIGHT}px` } }, this.canvas, this.tip);
     this.tools = h("div", { class: "row" }, button("+", () => this.#zoom(1.5), { class: "small", "aria-label": "Zoom in" }),
-      button("−", () => this.#zoom(1 / 1.5), { class: "small", "aria-label": "Zoom out" }), button("All", () => this.#zoom(0), { class: "small", "aria-label": "Show the whole map" }));
+      button("−", () => this.#zoom(1 / 1.5), { class: "small", "aria-label": "Zoom out" }), button("All", () => this.#zoom(0), { class: "small", "aria-label": "All of the map" }));
     this.root = h("section", { class: "panel" }, h("div", { class: "head" }, h("h2", {}, "Map of the catalogue"), this.tools), this.legend, this.body, this.noted);
     new ResizeObserver(() => this.#draw()).observe(this.body);
     const again = () => (this.root.isConnected ? this.#draw() : stop());

@@ -35,7 +35,7 @@ class Recommendations {
       this.items = answer.items;
       this.items.forEach(learn);
       this.noted.textContent = answer.source === "popular" ? `Popular items: nothing personal is known. ${answer.degraded ? "The store did not answer." : ""}`
-        : `From release ${releaseName(answer.release)}; a score is the bias and what each event of the timeline adds.`;
+        : `From release ${releaseName(answer.release)}${this.items.some(({ reasons }) => reasons) ? "; a score is the item's bias and what each event adds. Open a bar to read it." : "."}`;
       this.#colour();
       put(this.body, this.items.length ? h("ol", { class: "rows ranked" }, this.items.map((item, place) => this.#row(item, place, before))) : h("p", { class: "quiet" }, "Nothing is left to recommend."));
       this.#markRows();
@@ -54,6 +54,7 @@ class Recommendations {
 
   #markRows() {
     for (const [entry, row] of this.rows) this.#markRow(entry, row);
+    this.rows[0]?.[1].parentElement?.classList.toggle("marked", Boolean(this.colours.size));
   }
 
   #markRow(entry, row) {

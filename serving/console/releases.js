@@ -115,7 +115,7 @@ class Releases {
       this.opened[isOpen ? "delete" : "add"](version);
       this.#draw(this.all, this.now);
       document.querySelector(`[data-version="${CSS.escape(version)}"] button.plain`)?.focus();
-    }, { class: "plain", "aria-expanded": String(isOpen), "aria-label": `Gate report of ${releaseName(version)}: ${refused.length ? "refused" : "passed"}` });
+    }, { class: "plain", "aria-expanded": String(isOpen), "aria-label": `${refused.length ? `refused: ${refused.map(({ name }) => name).join(", ")}` : "passed"} ${isOpen ? "▴" : "▾"} by the gate, report of ${releaseName(version)}` });
   }
 
   #actions(one) {

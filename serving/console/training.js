@@ -63,7 +63,7 @@ function curvesOf(trainings) {
   const numbers = [...new Set(trainings.flatMap(({ epochs }) => epochs.map(({ number }) => number)))].sort((one, other) => one - other);
   const column = (one, name) => numbers.map((number) => one.epochs.find((epoch) => epoch.number === number)?.[name] ?? null);
   const chart = (title, name) => {
-    const made = new Chart({ title, series: names, x: (number) => `epoch ${number}`, y: figure, from: null, whenEmpty: "It was not looked at." });
+    const made = new Chart({ title, series: names, x: (number) => `epoch ${number}`, y: figure, kind: "dots", wholeX: true, from: null, whenEmpty: "It was not looked at." });
     made.set(numbers, trainings.map((one) => column(one, name)));
     return made.root;
   };
@@ -75,7 +75,7 @@ function overTime(releases) {
   const judged = releases.filter(({ created_ms: at }) => at);
   if (judged.length < 2) return [];
   const figureOf = (one, part) => one.gate?.checks.find(({ name }) => name.startsWith(part))?.figure ?? null;
-  const made = new Chart({ title: "Releases over time", series: ["index recall", "variety"], x: (at) => moment(at).slice(5, 16), y: figure, from: 0 });
+  const made = new Chart({ title: "Releases over time", series: ["index recall", "variety"], x: (at) => moment(at).slice(5, 16), y: figure, kind: "dots" });
   made.set(judged.map(({ created_ms: at }) => at), [judged.map((one) => one.index?.recall20 ?? null), judged.map((one) => figureOf(one, "variety"))]);
   return made.root;
 }

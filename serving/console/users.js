@@ -18,7 +18,7 @@ export function users(main, _, id) {
 
 async function newest(body) {
   const list = h("div", {}, h("p", { class: "quiet" }, "Looking for the newest events…"));
-  put(body, panel("Seen lately", list));
+  put(body, h("section", { class: "panel" }, h("div", { class: "head" }, h("h2", {}, "Seen lately"), button("Look again", () => look(), { class: "small" })), list));
   const look = async () => {
     try {
       const { events } = await ask("/v1/console/events?limit=20");
