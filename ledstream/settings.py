@@ -54,6 +54,13 @@ class Settings(BaseModel):
     cors_origins: str = Field("", description="pages that may send events, as https://www.example.org,… or *")
     events_per_s: float = Field(0, ge=0, allow_inf_nan=False, description="most events a second of a site; 0: any")
     refuse_bots: bool = Field(True, description="reject events of programs that name themselves bots")
+    probe_every_s: float = Field(
+        1,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="each server process measures so often how fresh answers are",
+    )
     spool_mb: int = Field(1024, ge=0, description="disk for events while the log is away; 0: refuse them then")
     spool_dir: Path | None = Field(None, description="where, on a disk of this machine; default: spool in data_dir")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of a consumer's /metrics; 0: none")

@@ -21,6 +21,7 @@ from serving.live import Outcomes, live
 from serving.metrics import Metrics, lag
 from serving.parts import Limits, Parts
 from serving.posts import Posts
+from serving.probes import Probes
 from serving.publisher import Publisher, publisher
 from serving.readiness import Readiness
 from serving.recent import RecentItems, newest_items
@@ -42,15 +43,7 @@ def create_app(
     limits, door = limits or Limits(), door or Door()
     details, withheld = _catalogued(parts)
     metrics, recent = Metrics(parts.workers), RecentItems(withheld=withheld.keys)
-    current = CurrentRelease(
-        parts.log,
-        _loading(parts.releases, withheld.keys),
-        with_canary=True,
-        prepare=parts.releases.load,
-        retry_every_s=limits.retry_release_every_s,
-        on_swap=metrics.swapped,
-        on_refusal=metrics.refused,
-    )
+    current = _following(parts, limits, metrics, withheld)
     outcomes = Outcomes(parts.tallies, current)
     recommender = Recommender(lambda: live(current), recent, attempt=outcomes.attempt)
     metrics.watch_stages(recommender.stages)
@@ -69,15 +62,27 @@ def create_app(
         await asyncio.to_thread(current.start)
         on_ready()
 
-    others = build_api(
-        routes, _lifespan((questions, awaited, details), events, current, begin, (metrics, outcomes, log, withheld))
-    )
+    probes = Probes(events, awaited, questions, metrics, parts.now_ms, every_s=limits.probe_every_s)
+    asked, threads = (questions, awaited, details, probes), (metrics, outcomes, log, withheld)
+    others = build_api(routes, _lifespan(asked, events, current, begin, threads))
     return Collector(hot, metrics, others, Intake(posts, Identities(parts, current.get, events, awaited.token)), door)
 
 
 def _catalogued(parts: Parts) -> tuple[Details, Withheld]:
     details = Details(parts.catalogue.lookups() if parts.catalogue else None)
     return details, Withheld(parts.catalogue, details.forget)
+
+
+def _following(parts: Parts, limits: Limits, metrics: Metrics, withheld: Withheld) -> CurrentRelease[Served]:
+    return CurrentRelease(
+        parts.log,
+        _loading(parts.releases, withheld.keys),
+        with_canary=True,
+        prepare=parts.releases.load,
+        retry_every_s=limits.retry_release_every_s,
+        on_swap=metrics.swapped,
+        on_refusal=metrics.refused,
+    )
 
 
 def _answering(parts: Parts, limits: Limits, recommender: Recommender, metrics: Metrics, lookups: Lookups) -> Answering:
@@ -109,7 +114,7 @@ def _loading(releases: Releases, withheld: Set[int]) -> Callable[[str], Served]:
 
 
 def _lifespan(
-    asked: tuple[Answering, Awaited, Details],
+    asked: tuple[Answering, Awaited, Details, Probes],
     events: Publisher,
     current: CurrentRelease[Served],
     begin: Callable[[], Awaitable[None]],

@@ -25,6 +25,7 @@ from stream.topics import EVENTS
 logger = logging.getLogger(__name__)
 AFTER = b"after="
 LOOKS_EVERY_S = 0.003  # a look costs the store ten microseconds, and this process six times as many
+PATIENCE = 0.05  # who has waited for long may wait for so much longer
 ASKS_LOG_EVERY_S, ASKS_AGAIN_S = 30.0, 1.0  # which log it is: it may be deleted and made again
 Done = Callable[["Waited"], None]
 
@@ -100,9 +101,20 @@ class Awaited:
         own = -1 if user is None else partition_of(user.encode(), self._partitions)
         wanted = [own] if own in ends else list(ends)
         keys = self._states.position_keys([source_of(identity, partition) for partition in wanted])
+        self._add(dict(zip(keys, (ends[partition] for partition in wanted), strict=True)), after.wait_ms / 1000, done)
+
+    async def reached(self, at: Position, within_s: float) -> Waited:
+        """Whether what lies there is in, after so long at most. However many wait, this one may."""
+        if self._identity is None:
+            return Waited(False, 0)
+        told: asyncio.Future[Waited] = self._loop.create_future()
+        (key,) = self._states.position_keys([source_of(self._identity, at.partition)])
+        self._add({key: at.offset + 1}, within_s, lambda waited: None if told.done() else told.set_result(waited))
+        return await told
+
+    def _add(self, ends: dict[bytes, int], within_s: float, done: Done) -> None:
         since = self._loop.time()
-        needs = dict(zip(keys, (ends[partition] for partition in wanted), strict=True))
-        self._waiting.append(_Waiting(needs, since, since + after.wait_ms / 1000, done))
+        self._waiting.append(_Waiting(ends, since, since + within_s, done))
         if not self._is_looking:
             self._look()
 
@@ -128,8 +140,8 @@ class Awaited:
                 still.append(one)
         if still and not self._is_looking:
             self._is_looking = True
-            pause_s = min(LOOKS_EVERY_S, max(0.0, min(one.by for one in still) - now))
-            self._loop.call_later(pause_s, self._look)
+            pause_s = max(LOOKS_EVERY_S, PATIENCE * (now - max(one.since for one in still)))
+            self._loop.call_later(min(pause_s, max(0.0, min(one.by for one in still) - now)), self._look)
 
     def _tell_all(self) -> None:
         waiting, self._waiting = self._waiting, []

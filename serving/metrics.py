@@ -24,6 +24,7 @@ CATALOGUE_GROUP = "catalogue"
 TOPIC_OF = {CATALOGUE_GROUP: ITEMS}
 SAMPLED_EVERY_S = 1.0
 ANSWER_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+FRESHNESS_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -43,6 +44,13 @@ class Metrics:
         self.answer_seconds = Histogram(
             "ledstream_answer_seconds", "From a question to its answer", buckets=ANSWER_BUCKETS, registry=self.registry
         )
+        self.freshness_seconds = Histogram(
+            "ledstream_freshness_seconds",
+            "From a probe's acceptance to the end of the first answer that has it in",
+            buckets=FRESHNESS_BUCKETS,
+            registry=self.registry,
+        )
+        self.probes_lost = Counter("ledstream_probes_lost", "Probes the log did not take", registry=self.registry)
         self.batch_size = Histogram(
             "ledstream_batch_size", "Questions answered together", buckets=BATCH_BUCKETS, registry=self.registry
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -25,6 +25,7 @@ from stream.events import (
     is_context,
 )
 from stream.log import Batch
+from stream.probes import PROBE, without_probes
 
 FIELDS = 1 + len(Event._fields)
 
@@ -98,7 +99,9 @@ class Decoder:
     log: int = 0
 
     def decode(self, batch: Batch) -> tuple[EventColumns, dict[int, str]]:
-        """The readable events, and by place in the batch why each of the others is none."""
+        """The readable events, and by place in the batch why each of the others is none; probes are neither."""
+        if PROBE in batch.values:
+            return self._beside_probes(batch)
         ahead_ms = MAX_TIME_MS if self.now_ms is None else self.now_ms() + int(1000 * self.max_ahead_s)
         latest_ms = min(ahead_ms, MAX_TIME_MS - 1)
         columns, refused = _all_at_once(batch, latest_ms), dict[int, str]()
@@ -108,6 +111,13 @@ class Decoder:
             return columns, refused
         self.tombstones.refresh()
         return without_erased(columns, self.tombstones, self.log), self._letters(batch, refused, self.tombstones)
+
+    def _beside_probes(self, batch: Batch) -> tuple[EventColumns, dict[int, str]]:
+        others, places = without_probes(batch)
+        if others is None:
+            return EventColumns.of(batch.partition, (), (), batch.next_offset), {}
+        columns, refused = self.decode(others)
+        return replace(columns, next_offset=batch.next_offset), {places[at]: why for at, why in refused.items()}
 
     def _letters(self, batch: Batch, refused: dict[int, str], tombstones: Tombstones) -> dict[int, str]:
         """Without records that are keyed by an erased user: nobody keeps them."""
