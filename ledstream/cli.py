@@ -29,6 +29,7 @@ SERVER = (
     "max_event_ahead_s",
     "max_event_age_s",
     *("write_keys", "admin_key", "cors_origins", "events_per_s", "refuse_bots", "spool_mb", "spool_dir"),
+    "probe_every_s",
     *ERASURES,
 )
 CONSUMER = (

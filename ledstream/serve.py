@@ -109,7 +109,7 @@ def make_app() -> Collector:
             popularity=Popularity(store, settings.namespace),
             trial=lambda: status(log, tallies, wall_clock_ms()),
         ),
-        Limits(events_per_s=settings.events_per_s / settings.workers),
+        Limits(events_per_s=settings.events_per_s / settings.workers, probe_every_s=settings.probe_every_s),
         door(settings),
         on_ready=lambda: collect_rarely(COLLECT_EVERY),
     )

@@ -67,6 +67,7 @@ class Limits:
     batch: int = 64  # questions answered together: more save nothing, and take longer
     waiting_questions: int = 2048
     waiting_events: int = 20_000
+    probe_every_s: float = 0  # to see how fresh answers are; 0: never
     waiting_writes: int = 256  # questions that wait for what their askers sent before
     retry_release_every_s: float = 2.0
     events_per_s: float = 0  # of a site, in this process; 0: any number
