@@ -3,15 +3,20 @@
 from ledstream_client.answers import (
     Activation,
     Consumer,
+    Erasure,
+    Found,
     Health,
     Item,
+    Known,
     Merged,
+    Period,
     Reason,
     Reasons,
     Recommendations,
     Release,
     Releases,
     Similar,
+    Strike,
     TimelineEntry,
     User,
     Waited,
@@ -26,7 +31,9 @@ from ledstream_client.errors import (
     UnexpectedAnswer,
     Unfinished,
 )
-from ledstream_client.events import Event, Tracked, Verdict
+from ledstream_client.events import Event
+from ledstream_client.handing import Taken, Verdict
+from ledstream_client.items import CatalogueItem
 from ledstream_client.patience import Patience
 from ledstream_client.sender import Counts, Sender
 from ledstream_client.version import VERSION
@@ -36,17 +43,22 @@ __version__ = VERSION
 __all__ = [
     "Activation",
     "AsyncClient",
+    "CatalogueItem",
     "Client",
     "Consumer",
     "Counts",
+    "Erasure",
     "Event",
+    "Found",
     "Health",
     "Item",
+    "Known",
     "LedstreamError",
     "Merged",
     "NotAllowed",
     "NotFound",
     "Patience",
+    "Period",
     "Reason",
     "Reasons",
     "Recommendations",
@@ -55,8 +67,9 @@ __all__ = [
     "Releases",
     "Sender",
     "Similar",
+    "Strike",
+    "Taken",
     "TimelineEntry",
-    "Tracked",
     "Unavailable",
     "UnexpectedAnswer",
     "Unfinished",

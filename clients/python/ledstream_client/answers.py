@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ledstream_client.reading import NAMED
+from ledstream_client.reading import NAMED, REST
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Reasons:
 
 @dataclass(frozen=True)
 class Item:
-    """An item of an answer. From title on: only with `details=True`, and what the catalogue knows of it.
+    """An item of an answer. From title on: only with `details=True`, and what was put of it. more: a shop's own fields.
 
     reasons: only with `explain=True`.
     """
@@ -43,7 +43,9 @@ class Item:
     category: str | None = None
     price: float | None = None
     currency: str | None = None
+    stock: int | None = None
     reasons: Reasons | None = None
+    more: Mapping[str, str] = field(default_factory=dict, metadata={NAMED: REST})
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,44 @@ class Similar:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of an item. in_release: whether the current release can recommend it.
+
+    popularity: weighted events in the release's data. withheld: out of stock or deleted, so that nobody gets it.
+    """
+
+    item_id: str
+    title: str | None = None
+    url: str | None = None
+    image: str | None = None
+    category: str | None = None
+    price: float | None = None
+    currency: str | None = None
+    stock: int | None = None
+    release: str | None = None
+    in_release: bool = False
+    popularity: float | None = None
+    withheld: bool = False
+    more: Mapping[str, str] = field(default_factory=dict, metadata={NAMED: REST})
+
+
+@dataclass(frozen=True)
+class Found:
+    """Items, the most popular first. complete: all items were looked at; of a large catalogue only a part may be."""
+
+    items: tuple[Known, ...]
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class Period:
+    """How many events an item had in the hour or the day that began then (UTC, Unix milliseconds)."""
+
+    from_ms: int
+    events: int
+
+
+@dataclass(frozen=True)
 class TimelineEntry:
     """An event of a user's timeline. entry: what `strike` takes."""
 
@@ -100,6 +140,24 @@ class User:
     timeline: tuple[TimelineEntry, ...]
     release: str | None
     as_of: int | None
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """receipt: signed, without the id; keep it as it is. None where the server keeps no tombstones."""
+
+    user: str
+    status: str
+    receipt: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Strike:
+    """One event leaves the user's timeline, as if it had never been."""
+
+    user: str
+    entry: str
+    status: str = "accepted"
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ledstream_client.events import Tracked
+    from ledstream_client.handing import Taken
 
 SHOWN = 200
 
@@ -46,12 +46,12 @@ class Unavailable(LedstreamError):
 
 
 class Unfinished(Unavailable):
-    """Not all events were taken. tracked: what became of each; `tracked.failed` may be sent again, as they are."""
+    """Not all was taken. taken: what became of each; send `taken.failed` again, as they are."""
 
-    def __init__(self, cause: LedstreamError, tracked: Tracked) -> None:
+    def __init__(self, cause: LedstreamError, taken: Taken[Any]) -> None:
         later_s = cause.retry_after_s if isinstance(cause, Unavailable) else 0.0
-        super().__init__(f"{len(tracked.failed)} of {len(tracked.verdicts)} events not taken: {cause}", 0, later_s)
-        self.tracked = tracked
+        super().__init__(f"{len(taken.failed)} of {len(taken.verdicts)} were not taken: {cause}", 0, later_s)
+        self.taken = taken
 
 
 class UnexpectedAnswer(LedstreamError):

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, overload
 from urllib.parse import quote, urlencode
 
-from ledstream_client.answers import Activation, Health, Merged, Recommendations, Releases, Similar, User
+from ledstream_client.answers import (
+    Activation,
+    Erasure,
+    Found,
+    Health,
+    Known,
+    Merged,
+    Period,
+    Recommendations,
+    Releases,
+    Similar,
+    Strike,
+    User,
+)
 from ledstream_client.errors import Refused, UnexpectedAnswer
-from ledstream_client.events import Event, Tracked, track_each
+from ledstream_client.events import Event
+from ledstream_client.handing import EVENTS, ITEMS, Taken, hand_over
+from ledstream_client.items import CatalogueItem
 from ledstream_client.patience import Request, Steps, asked
 from ledstream_client.reading import read
 
@@ -23,10 +38,14 @@ T = TypeVar("T")
 
 
 class Choice(TypedDict, total=False):
-    """What is wanted of recommendations. Options of newer servers may be given, too: they are handed on as they are."""
+    """What is wanted of recommendations. details: with what was put of each item.
+
+    Options of newer servers are handed on as they are.
+    """
 
     k: int
     exclude: Collection[str]
+    details: bool
 
 
 class UserChoice(Choice, total=False):
@@ -36,14 +55,13 @@ class UserChoice(Choice, total=False):
 
 
 class FullChoice(UserChoice, total=False):
-    """explain: with each item's reasons. details: with what the catalogue knows of it.
+    """explain: with each item's reasons.
 
     after: what `track` returned, or its token: answer once those events are in, waiting at most wait_ms for them.
     """
 
     explain: bool
-    details: bool
-    after: Tracked | str
+    after: Taken[Event] | str
     wait_ms: int
 
 
@@ -72,28 +90,28 @@ class Method(Generic[P, T]):
         return method
 
 
-def _track(event: Event) -> Steps[Tracked]:
+def _track(event: Event) -> Steps[Taken[Event]]:
     """Hand over an event. Raises Refused naming field and value, Unfinished."""
-    tracked = yield from track_each([event])
-    for verdict in tracked.rejected:
+    taken = yield from hand_over(EVENTS, [event])
+    for verdict in taken.rejected:
         raise Refused(verdict.field or "event", verdict.value, verdict.reason or "", 400)
-    return tracked
+    return taken
 
 
-def _track_many(events: Iterable[Event]) -> Steps[Tracked]:
+def _track_many(events: Iterable[Event]) -> Steps[Taken[Event]]:
     """Hand over any number of events, in order, in posts of up to 1,000; each post has the time of a request.
 
     Returns a verdict on each. Raises Refused where already the first post is refused as a whole (a wrong key),
     Unfinished where some could not be handed over.
     """
-    return (yield from track_each(events))
+    return (yield from hand_over(EVENTS, events))
 
 
 def _recommend(user: str, **wanted: Unpack[FullChoice]) -> Steps[Recommendations]:
     """The best items for a user; the most popular ones for a user nobody knows."""
     query: dict[str, Any] = {"user": user, **wanted}
     after = query.pop("after", None)
-    if token := after.tokens.get(user) if isinstance(after, Tracked) else after:
+    if token := after.tokens.get(user) if isinstance(after, Taken) else after:
         query["after"] = token
     else:
         query.pop("wait_ms", None)  # nothing was taken that could be waited for
@@ -116,9 +134,10 @@ def _recommend_for(timeline: Iterable[Event], **wanted: Unpack[Choice]) -> Steps
     return read(Recommendations, (yield from asked(Request("POST", "/v1/recommendations", body=body))))
 
 
-def _similar(item_id: str, k: int = 20) -> Steps[Similar]:
+def _similar(item_id: str, k: int = 20, *, details: bool = False) -> Steps[Similar]:
     """The best items for who looked at this one. Raises NotFound where the current release does not know it."""
-    return read(Similar, (yield from asked(Request("GET", f"/v1/items/{_part(item_id)}/similar?k={k}"))))
+    query = {"k": k, "details": True} if details else {"k": k}
+    return read(Similar, (yield from asked(Request("GET", f"/v1/items/{_part(item_id)}/similar?{_encoded(query)}"))))
 
 
 def _identify(anonymous_id: str, user_id: str) -> Steps[Merged]:
@@ -130,6 +149,48 @@ def _identify(anonymous_id: str, user_id: str) -> Steps[Merged]:
 def _user(user_id: str) -> Steps[User]:
     """What is known of a user. Needs the admin key. Raises NotFound."""
     return read(User, (yield from asked(Request("GET", f"/v1/users/{_part(user_id)}", "admin"))))
+
+
+def _erase(user_id: str) -> Steps[Erasure]:
+    """Forget all of a user that was accepted before this, for good. Needs the admin key."""
+    return read(Erasure, (yield from asked(Request("DELETE", f"/v1/users/{_part(user_id)}", "admin"))))
+
+
+def _strike(user_id: str, entry: str) -> Steps[Strike]:
+    """Take one event out of a user's timeline, as `user` shows them. Needs the admin key. Raises NotFound."""
+    path = f"/v1/users/{_part(user_id)}/timeline/{_part(entry)}"
+    return read(Strike, (yield from asked(Request("DELETE", path, "admin"))))
+
+
+def _put_items(items: Iterable[CatalogueItem]) -> Steps[Taken[CatalogueItem]]:
+    """Say what is to be known of any number of items, in posts of up to 1,000; a verdict on each. Needs the admin key.
+
+    Raises Refused where already the first post is refused as a whole, Unfinished where some could not be handed over.
+    """
+    return (yield from hand_over(ITEMS, items))
+
+
+def _delete_item(item_id: str) -> Steps[None]:
+    """Forget what was put of an item, and recommend it to nobody until it is put again. Needs the admin key."""
+    yield from asked(Request("DELETE", f"/v1/items/{_part(item_id)}", "admin"))
+
+
+def _item(item_id: str) -> Steps[Known]:
+    """What is known of an item. Raises NotFound."""
+    return read(Known, (yield from asked(Request("GET", f"/v1/items/{_part(item_id)}"))))
+
+
+def _find_items(q: str, k: int = 20) -> Steps[Found]:
+    """Items by the beginning of an id, or by words of a title."""
+    return read(Found, (yield from asked(Request("GET", f"/v1/items?{_encoded({'q': q, 'k': k})}"))))
+
+
+def _popularity(item_id: str, by: Literal["hour", "day"] = "hour") -> Steps[list[Period]]:
+    """How many events an item had in each of the last 48 hours, or of the last 28 days, oldest first."""
+    periods = yield from asked(Request("GET", f"/v1/items/{_part(item_id)}/popularity?by={by}"))
+    if not isinstance(periods, list):
+        raise UnexpectedAnswer("answer: should be a list")
+    return [read(Period, one, f"answer.{place}") for place, one in enumerate(periods)]
 
 
 def _releases() -> Steps[Releases]:
@@ -162,6 +223,13 @@ class Methods:
     similar = Method(_similar)
     identify = Method(_identify)
     user = Method(_user)
+    erase = Method(_erase)
+    strike = Method(_strike)
+    put_items = Method(_put_items)
+    delete_item = Method(_delete_item)
+    item = Method(_item)
+    find_items = Method(_find_items)
+    popularity = Method(_popularity)
     releases = Method(_releases)
     activate = Method(_activate)
     health = Method(_health)

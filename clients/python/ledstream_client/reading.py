@@ -10,6 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from ledstream_client.errors import UnexpectedAnswer
 
 T = TypeVar("T")
+REST = "*"  # so named: texts that no other field of the class knows
 NAMED = "named"  # in a field's metadata: what it is called on the wire, where Python has other plans for the word
 
 
@@ -19,6 +20,9 @@ def read(form: type[T], data: object, where: str = "answer") -> T:
     for name, wire, hint, is_needed in _shape(form):  # type: ignore[arg-type]  # every class can be hashed
         if wire in found:
             given[name] = _value(hint, found[wire], f"{where}.{wire}")
+        elif wire == REST:
+            known = {other for _, other, _, _ in _shape(form)}  # type: ignore[arg-type]
+            given[name] = {key: text for key, text in found.items() if key not in known and isinstance(text, str)}
         elif is_needed:
             raise UnexpectedAnswer(f"{where}.{wire} is missing")
     return form(**given)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from ledstream_client.client import Client
 from ledstream_client.errors import LedstreamError, Refused, Unfinished
-from ledstream_client.events import EVENTS_PER_POST, Event, Verdict
+from ledstream_client.events import Event
+from ledstream_client.handing import AT_ONCE, Verdict
 
 logger = logging.getLogger("ledstream_client")
 POST_WITHIN_S = 5.0  # of a post with all its tries, so that the end of a program need not wait for long
@@ -28,7 +29,7 @@ class Counts(NamedTuple):
     waiting: int
 
 
-def log_undelivered(verdicts: Sequence[Verdict]) -> None:
+def log_undelivered(verdicts: Sequence[Verdict[Event]]) -> None:
     """One line for all of them, with the first reason."""
     first = verdicts[0]
     named = f"{first.field} = {first.value}: " if first.field else ""
@@ -51,10 +52,10 @@ class Sender:
         max_events: int = 10_000,
         batch: int = 500,
         flush_every_s: float = 1.0,
-        on_undelivered: Callable[[Sequence[Verdict]], None] = log_undelivered,
+        on_undelivered: Callable[[Sequence[Verdict[Event]]], None] = log_undelivered,
     ) -> None:
-        if not 1 <= batch <= min(max_events, EVENTS_PER_POST):
-            raise ValueError(f"batch = {batch}: must be from 1 to {min(max_events, EVENTS_PER_POST)}")
+        if not 1 <= batch <= min(max_events, AT_ONCE):
+            raise ValueError(f"batch = {batch}: must be from 1 to {min(max_events, AT_ONCE)}")
         self._client, self._told = client.within(min(POST_WITHIN_S, client.patience.within_s)), on_undelivered
         self._max_events, self._batch, self._flush_every_s = max_events, batch, flush_every_s
         self._waiting: deque[Event] = deque()
@@ -150,21 +151,21 @@ class Sender:
             self._under_way = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
             return self._under_way
 
-    def _send(self, batch: Sequence[Event]) -> tuple[Sequence[Verdict], float]:
+    def _send(self, batch: Sequence[Event]) -> tuple[Sequence[Verdict[Event]], float]:
         """Verdicts, and what to wait before the next try."""
         try:
             return self._client.track_many(batch).verdicts, 0.0
         except Unfinished as error:
-            return error.tracked.verdicts, max(self._flush_every_s, error.retry_after_s)
+            return error.taken.verdicts, max(self._flush_every_s, error.retry_after_s)
         except Refused as error:
             return [Verdict(event, "rejected", error.field, error.value, error.reason) for event in batch], 0.0
         except (LedstreamError, RuntimeError) as error:  # a proxy's page; a client that was closed
             return [Verdict(event, "failed", reason=str(error)) for event in batch], self._flush_every_s
 
-    def _settle(self, verdicts: Sequence[Verdict], pause_s: float) -> tuple[Sequence[Verdict], float]:
+    def _settle(self, verdicts: Sequence[Verdict[Event]], pause_s: float) -> tuple[Sequence[Verdict[Event]], float]:
         """Those that were rejected; what failed goes back to the front, unless it was told already."""
         rejected = [verdict for verdict in verdicts if verdict.status == "rejected"]
-        failed = [verdict.event for verdict in verdicts if verdict.status == "failed"]
+        failed = [verdict.about for verdict in verdicts if verdict.status == "failed"]
         with self._changed:
             self._under_way = ()
             if self._is_over.is_set():

@@ -10,7 +10,7 @@ from conftest import QUICK, Ask
 from troubled_server import Handler, Troubled, ends, judges, says
 
 from ledstream_client import Event, NotAllowed, Patience, Refused, Unfinished
-from ledstream_client.events import BYTES_PER_POST
+from ledstream_client.handing import BYTES_AT_ONCE
 
 
 def events(number: int, **more: Any) -> list[Event]:
@@ -27,7 +27,7 @@ def test_many_events_go_in_posts_of_a_thousand_in_order(world: Troubled, ask: As
 
 def test_posts_of_long_events_are_bounded_in_bytes(world: Troubled, ask: Ask) -> None:
     ask("track_many", events(900, context={"page": "é" * 400}))
-    assert [len(seen["body"]) <= BYTES_PER_POST + 100 for seen in world.seen] == [True] * 3
+    assert [len(seen["body"]) <= BYTES_AT_ONCE + 100 for seen in world.seen] == [True] * 3
     assert sum(map(len, world.posted())) == 900
 
 
@@ -53,7 +53,7 @@ def test_only_what_failed_is_sent_again_and_each_event_has_its_verdict(world: Tr
     assert world.posted() == [["0", "1", "2", "3"], ["1", "3"], ["1"]]
     assert [verdict.status for verdict in tracked.verdicts] == ["accepted", "accepted", "rejected", "accepted"]
     (verdict,) = tracked.rejected
-    assert (verdict.event.event_id, verdict.field, verdict.value) == ("2", "kind", "wink")
+    assert (verdict.about.event_id, verdict.field, verdict.value) == ("2", "kind", "wink")
 
 
 def test_one_event_that_is_refused_is_an_error_with_field_and_value(world: Troubled, ask: Ask) -> None:
@@ -70,9 +70,9 @@ def test_when_the_server_goes_away_nothing_is_lost_sight_of(world: Troubled, ask
         yield from events(3200)
 
     world.will(judges("accepted", token="t1"), judges("rejected", "accepted"), ends)
-    with pytest.raises(Unfinished, match="1200 of 3200 events") as caught:
+    with pytest.raises(Unfinished, match="1200 of 3200 were not taken") as caught:
         ask("track_many", once(), patience=Patience(0.5, 0.3, 0.02, 0.05))
-    tracked = caught.value.tracked
+    tracked = caught.value.taken
     assert (tracked.accepted, len(tracked.rejected), tracked.tokens) == (1999, 1, {"ana": "t1"})
     assert [event.event_id for event in tracked.failed] == [str(place) for place in range(2000, 3200)]
     world.will(judges("accepted"))
@@ -87,7 +87,7 @@ def test_a_wrong_key_is_told_as_such_also_when_it_becomes_one_on_the_way(world: 
     world.will(judges("accepted"), no)
     with pytest.raises(Unfinished, match="no write key") as caught:
         ask("track_many", events(2000))
-    assert len(caught.value.tracked.failed) == 1000
+    assert len(caught.value.taken.failed) == 1000
 
 
 @pytest.mark.parametrize(

@@ -70,28 +70,28 @@ def test_while_the_server_is_away_events_are_kept_and_then_sent_in_order(world: 
 
 
 def test_what_has_no_room_is_told_at_once(world: Troubled, client: Client) -> None:
-    told: list[Verdict] = []
+    told: list[Verdict[Event]] = []
     world.will(after(0.3, judges("accepted")))
     with Sender(client, max_events=5, batch=5, on_undelivered=told.extend) as sender:
         assert [sender.track(event) for event in events(7)] == [True] * 5 + [False] * 2
-        assert [(verdict.event.event_id, verdict.status) for verdict in told] == [("5", "failed"), ("6", "failed")]
+        assert [(verdict.about.event_id, verdict.status) for verdict in told] == [("5", "failed"), ("6", "failed")]
         assert sender.flush()
         assert sender.track(events(1)[0]), "there is room again"
     assert sender.counts() == (6, 0, 2, 0)
 
 
 def test_what_the_server_refuses_is_told_and_not_sent_again(world: Troubled, client: Client) -> None:
-    told: list[Verdict] = []
+    told: list[Verdict[Event]] = []
     world.will(judges("accepted", "rejected"), says(401, {"error": {"field": "key", "value": None, "reason": "no"}}))
     with Sender(client, batch=2, flush_every_s=60, on_undelivered=told.extend) as sender:
         for event in events(4):
             sender.track(event)
-    assert [(verdict.event.event_id, verdict.field) for verdict in told] == [("1", "kind"), ("2", "key"), ("3", "key")]
+    assert [(verdict.about.event_id, verdict.field) for verdict in told] == [("1", "kind"), ("2", "key"), ("3", "key")]
     assert sender.counts() == (1, 3, 0, 0)
 
 
 def test_an_end_waits_no_longer_than_it_may_and_tells_what_is_left(world: Troubled, client: Client) -> None:
-    told: list[Verdict] = []
+    told: list[Verdict[Event]] = []
     world.will(after(5.0, ends))
     sender = Sender(client, batch=2, on_undelivered=told.extend)
     for event in events(3):
@@ -100,12 +100,12 @@ def test_an_end_waits_no_longer_than_it_may_and_tells_what_is_left(world: Troubl
     since_s = time.monotonic()
     sender.close(within_s=0.2)
     assert time.monotonic() - since_s < 2.0
-    assert [verdict.event.event_id for verdict in told] == ["0", "1", "2"]
+    assert [verdict.about.event_id for verdict in told] == ["0", "1", "2"]
     assert sender.counts() == (0, 0, 3, 0)
 
 
 def test_a_listener_that_fails_stops_nothing(world: Troubled, client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    def fails(_: Sequence[Verdict]) -> None:
+    def fails(_: Sequence[Verdict[Event]]) -> None:
         raise ZeroDivisionError
 
     world.will(judges("rejected"), judges("accepted"))

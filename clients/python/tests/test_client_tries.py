@@ -64,7 +64,7 @@ def test_a_server_that_wants_more_time_than_there_is_is_not_asked_again(world: T
     with pytest.raises(Unfinished, match="over 5 events a second") as caught:
         ask("track", HAT)
     assert (caught.value.retry_after_s, len(world.seen)) == (60.0, 1)
-    assert caught.value.tracked.failed == [HAT]
+    assert caught.value.taken.failed == [HAT]
 
 
 def test_a_try_that_takes_too_long_is_given_up_for_the_next_one(world: Troubled, ask: Ask) -> None:
