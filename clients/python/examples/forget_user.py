@@ -1,4 +1,7 @@
-"""Forget a user and keep the receipt: python forget_user.py http://localhost:8080 ana > receipt.json"""
+"""Forget a user and keep the receipt.
+
+python forget_user.py http://localhost:8080 ana > receipt.json
+"""
 
 from __future__ import annotations
 

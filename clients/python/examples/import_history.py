@@ -1,4 +1,6 @@
-"""Events of a CSV file (user_id, item_id, kind, time_ms, event_id): python import_history.py http://localhost:8080 history.csv
+"""Events of a CSV file (user_id, item_id, kind, time_ms, event_id).
+
+    python import_history.py http://localhost:8080 history.csv
 
 What could not be sent is written beside the file, to be sent by another run; ids of events make that harmless.
 """

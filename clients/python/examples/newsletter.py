@@ -1,4 +1,7 @@
-"""Recommendations for everybody on a list, a hundred at a time, awaited together: python newsletter.py http://localhost:8080 < users"""
+"""Recommendations for everybody on a list, a hundred at a time, awaited together.
+
+python newsletter.py http://localhost:8080 < users
+"""
 
 from __future__ import annotations
 

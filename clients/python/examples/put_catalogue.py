@@ -1,4 +1,7 @@
-"""Items of a CSV file (item_id, title, price, stock): python put_catalogue.py http://localhost:8080 catalogue.csv"""
+"""Items of a CSV file (item_id, title, price, stock).
+
+python put_catalogue.py http://localhost:8080 catalogue.csv
+"""
 
 from __future__ import annotations
 

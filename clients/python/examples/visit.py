@@ -1,4 +1,7 @@
-"""A visitor looks at items and gets recommendations that know of it: python visit.py http://localhost:8080 ana hat-01"""
+"""A visitor looks at items and gets recommendations that know of it.
+
+python visit.py http://localhost:8080 ana hat-01
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A shop's backend on the standard library alone; pages do not wait for tracking: python wsgi_shop.py http://localhost:8080 8000"""
+"""A shop's backend on the standard library alone; its pages do not wait for tracking.
+
+python wsgi_shop.py http://localhost:8080 8000
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,13 @@ class Shop:
 
 
 def main(address: str, port: str) -> None:
-    with Client(address, write_key=os.environ.get("SHOP_WRITE_KEY", "")) as client, Sender(client) as sender:
-        with make_server("127.0.0.1", int(port), Shop(client, sender)) as server:
-            print(f"http://127.0.0.1:{server.server_port}/", flush=True)
-            server.handle_request() if os.environ.get("SHOP_ONCE") else server.serve_forever()
+    with (
+        Client(address, write_key=os.environ.get("SHOP_WRITE_KEY", "")) as client,
+        Sender(client) as sender,
+        make_server("127.0.0.1", int(port), Shop(client, sender)) as server,
+    ):
+        print(f"http://127.0.0.1:{server.server_port}/", flush=True)
+        server.serve_forever()
 
 
 if __name__ == "__main__":

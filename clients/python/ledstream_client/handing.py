@@ -127,7 +127,7 @@ class Post(Request):
 
 
 def hand_over(form: Form, things: Iterable[X]) -> Steps[Taken[X]]:
-    """Posts in order, the next one when the one before has its verdicts. Raises Unfinished; Refused of the first post."""
+    """Posts in order, each when the one before has its verdicts. Raises Unfinished; Refused of the first post."""
     board, begun = Board[X](form), False
     pieces = parted(board, things)
     for places in pieces:

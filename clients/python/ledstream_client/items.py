@@ -14,9 +14,9 @@ TEXTS = ("title", "url", "image", "category", "currency")
 class CatalogueItem:
     """All that is to be known of an item: what was put of it before goes.
 
-    url, image: http://…, https://… or /… of the shop's own site. currency: three capital letters. stock: with 0 the item
-    is recommended to nobody; None is never out of stock. more: short texts by names of your own. Raises Refused for
-    what no post can hold; the rest is for the server to judge.
+    url, image: http://…, https://… or /… of the shop's own site. currency: three capital letters. stock: with 0 the
+    item is recommended to nobody; None is never out of stock. more: short texts by names of your own. Raises Refused
+    for what no post can hold; the rest is for the server to judge.
     """
 
     item_id: str

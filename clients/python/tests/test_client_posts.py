@@ -9,7 +9,7 @@ import pytest
 from conftest import QUICK, Ask
 from troubled_server import Handler, Troubled, ends, judges, says
 
-from ledstream_client import Event, NotAllowed, Patience, Refused, Unfinished
+from ledstream_client import CatalogueItem, Event, NotAllowed, Patience, Refused, Unfinished
 from ledstream_client.handing import BYTES_AT_ONCE
 
 
@@ -88,6 +88,19 @@ def test_a_wrong_key_is_told_as_such_also_when_it_becomes_one_on_the_way(world: 
     with pytest.raises(Unfinished, match="no write key") as caught:
         ask("track_many", events(2000))
     assert len(caught.value.taken.failed) == 1000
+
+
+def test_items_are_put_as_events_are_posted(world: Troubled, ask: Ask) -> None:
+    def judged(handler: Handler) -> None:
+        (first, *_) = handler.world.seen[-1].json()["items"]
+        assert first == {"item_id": "hat-0", "title": "Hat", "price": 9.5, "stock": 3, "colour": "red"}
+        says(202, {"verdicts": [{"status": "accepted"}, {"status": "rejected", "field": "url"}]})(handler)
+
+    world.will(judged)
+    hat = CatalogueItem("hat-0", title="Hat", price=9.5, stock=3, more={"colour": "red"})
+    put = ask("put_items", [hat, CatalogueItem("hat-1", url="javascript:")])
+    assert (put.accepted, [verdict.about.item_id for verdict in put.rejected]) == (1, ["hat-1"])
+    assert [(seen["method"], seen["headers"]["x-ledstream-key"]) for seen in world.seen] == [("PUT", "admin-key")]
 
 
 @pytest.mark.parametrize(
