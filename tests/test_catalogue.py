@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from consumers.catalogue import GROUP, CatalogueConsumer
 from serving.app import create_app
 from serving.parts import Parts
 from store.catalogue import Catalogue
-from store.connection import Client
+from store.connection import Client, connect
 from store.user_state import UserStates
 from stream.announcements import announce
 from stream.events import Border
@@ -26,7 +26,7 @@ from stream.memory_log import MemoryLog
 from stream.topics import ITEMS, topics
 from tests.records import lengths, put
 from tests.running import running, until
-from tests.worlds import KINDS, NOW_MS, records, releases, two_tastes, viewed
+from tests.worlds import KINDS, NOW_MS, records, releases, row_of, two_tastes, viewed
 
 Story = Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]]
 HAT = {"item_id": "hat-01", "title": "A felt hat", "url": "/items/hat-01", "price": 39.9, "currency": "EUR", "stock": 3}
@@ -45,10 +45,13 @@ class World:
         self.release = self.releases.load(self.releases.publish(two_tastes(), now_ms=NOW_MS))
         announce(self.log, self.release.version, NOW_MS)
 
-    def run(self, story: Story) -> None:
+    def popularity(self, item: str) -> float:
+        return float(self.release.popularity[row_of(self.release, item)])
+
+    def run(self, story: Story, *, consuming: bool = True) -> None:
         async def whole() -> None:
             parts = Parts(self.log, self.states, self.releases, Border(KINDS), lambda: NOW_MS, catalogue=self.catalogue)
-            with self.consuming():
+            with self.consuming() if consuming else nullcontext():
                 async with running(create_app(parts)) as client:
                     await story(client)
 
@@ -148,3 +151,76 @@ def test_an_item_out_of_stock_or_deleted_is_recommended_to_nobody_until_it_is_th
         await until(lambda: shows(True, True))
 
     world.run(story)
+
+
+def test_one_bad_item_of_a_thousand_is_refused_alone(world: World) -> None:
+    async def story(client: httpx.AsyncClient) -> None:
+        many = [{"item_id": f"item-{number}", "title": f"No. {number}"} for number in range(1000)]
+        answer = await put_items(client, *many[:500], {"item_id": "bad", "price": -1}, *many[501:])
+        assert (answer["accepted"], answer["rejected"], answer["failed"]) == (999, 1, 0)
+        assert [verdict["status"] for verdict in answer["verdicts"]].index("rejected") == 500
+        await wait_for(client, "item-999", title="No. 999")
+        assert (await client.get("/v1/items/item-500")).status_code == 404
+        refused = await client.put("/v1/items", json={"items": many + many[:1]})
+        assert (refused.status_code, refused.json()["error"]["field"]) == (400, "items")
+        for body in ([], {}, {"items": []}, {"items": {}}, {"items": many, "more": 1}):
+            assert (await client.put("/v1/items", json=body)).status_code == 400
+        assert (await client.put("/v1/items", json={"items": [{"item_id": ""}]})).status_code == 400
+
+    world.run(story)
+
+
+def test_an_id_may_hold_slashes_and_items_are_found_by_id_and_by_words_of_the_title(world: World) -> None:
+    async def story(client: httpx.AsyncClient) -> None:
+        await put_items(
+            client,
+            {"item_id": "new/hats/1", "title": "Straw hat for the Sun"},
+            {"item_id": "hat-05", "title": "A Panama HAT"},
+            {"item_id": "new/belts/1", "title": "Leather belt"},
+        )
+        known = await wait_for(client, "new/belts/1", title="Leather belt")
+        assert (known["in_release"], known["popularity"]) == (False, None)
+        assert (await client.get("/v1/items/new%2Fhats%2F1")).json()["title"] == "Straw hat for the Sun"
+
+        async def found(q: str, k: int = 5) -> list[str]:
+            return ids((await client.get("/v1/items", params={"q": q, "k": k})).json())
+
+        assert await found("hat pan") == ["hat-05"]
+        assert await found("sun STRAW") == ["new/hats/1"]
+        assert await found("new/") == ["new/belts/1", "new/hats/1"]
+        assert (await found("hat-05"))[0] == "hat-05"
+        popular = await found("hat-0", 3)
+        assert len(popular) == 3
+        assert popular == sorted(popular, key=lambda item: -world.popularity(item))
+        assert await found("umbrella") == []
+        assert (await client.get("/v1/items?q=")).status_code == 400
+        assert (await client.get("/v1/items/umbrella")).status_code == 404
+
+    world.run(story)
+
+
+def test_the_map_draws_what_is_alike_near_each_other_and_the_same_each_time(world: World) -> None:
+    async def story(client: httpx.AsyncClient) -> None:
+        await put_items(client, HAT)
+        await wait_for(client, "hat-01", title="A felt hat")
+        drawn = (await client.get("/v1/catalogue/map")).json()
+        assert (drawn["release"], len(drawn["items"])) == (world.release.version, 60)
+        assert drawn == (await client.get("/v1/catalogue/map")).json()
+        assert [item["popularity"] for item in drawn["items"]] == list(range(60, 0, -1))
+        assert {item["title"] for item in drawn["items"]} == {None, "A felt hat"}
+        sides = {taste: [i["x"] for i in drawn["items"] if i["item_id"].startswith(taste)] for taste in ("hat", "belt")}
+        assert max(sides["hat"]) < min(sides["belt"]) or max(sides["belt"]) < min(sides["hat"])
+
+    world.run(story)
+
+
+def test_while_the_store_is_away_answers_come_without_details_and_say_so(world: World, tmp_path: Path) -> None:
+    world.catalogue = Catalogue(connect(f"unix://{tmp_path}/nobody", timeout_s=0.1), "away")
+
+    async def story(client: httpx.AsyncClient) -> None:
+        answer = (await client.get("/v1/recommendations?user=ana&k=3&details=true")).json()
+        assert (len(answer["items"]), answer["degraded"]) == (3, True)
+        assert (await client.get("/v1/recommendations?user=ana&k=3")).json()["degraded"] is False
+        assert (await client.get("/v1/items/hat-01")).status_code == 503
+
+    world.run(story, consuming=False)

@@ -48,7 +48,13 @@ def _add_puts(app: FastAPI, puts: Puts, bodies: Bodies) -> None:
         response.raw_headers = reply.headers()
         return response
 
-    @app.delete("/v1/items/{item_id:path}", status_code=202, tags=["items"], dependencies=[Depends(only())])
+    @app.delete(
+        "/v1/items/{item_id:path}",
+        status_code=202,
+        tags=["items"],
+        dependencies=[Depends(only())],
+        responses=UNKNOWN,
+    )
     async def delete(item_id: str) -> DeletionAnswer:
         """Forget what was put of an item, and recommend it to nobody until it is put again."""
         await puts.delete(_checked(item_id))
@@ -64,7 +70,9 @@ def _add_lookups(app: FastAPI, shelf: Shelf) -> None:
         """Items by id or title, the most popular first."""
         return shelf.find(q, k)
 
-    @app.get("/v1/items/{item_id:path}/popularity", tags=["items"], dependencies=[Depends(only("by"))])
+    @app.get(
+        "/v1/items/{item_id:path}/popularity", tags=["items"], dependencies=[Depends(only("by"))], responses=UNKNOWN
+    )
     def popularity(
         item_id: str, by: Annotated[Period, Query(description="of the last 48 hours, or of 28 days")] = "hour"
     ) -> list[PeriodEntry]:
