@@ -15,30 +15,38 @@ from typing import Any
 
 import httpx
 
+from consumers.catalogue import CatalogueConsumer
+from consumers.popularity import Counting
 from consumers.timelines import TimelineConsumer
 from ledstream.canary_command import status
 from ledstream.pulse import Pulse
 from serving.collector.origins import Origins
 from serving.collector.paths import Door
 from serving.collector.sites import Sites
-from serving.parts import Parts, wall_clock_ms
+from serving.parts import Erasures, Parts, wall_clock_ms
+from store.catalogue import Catalogue
 from store.connection import Client, connect
+from store.erased_users import ErasedUsers
+from store.erasure_key import erasure_key
 from store.gate_reports import GateReport, check
 from store.heartbeats import Heartbeats
+from store.popularity import Popularity
 from store.releases import Model
 from store.tallies import Tallies
+from store.tombstones import Tombstones
 from store.user_state import UserStates
 from stream.announcements import announce
 from stream.current import CurrentRelease
 from stream.dead_letters import DeadLetter, bury
 from stream.events import Border
+from stream.items import ItemsDecoder
 from stream.log import Log
 from stream.loop import Loop, Progress
 from stream.memory_log import MemoryLog
-from stream.topics import EVENTS, topics
+from stream.topics import EVENTS, ITEMS, topics
 from tests.records import lengths
 from tests.wire import in_the_servers_loop, serving
-from tests.worlds import KINDS, releases, two_tastes
+from tests.worlds import KINDS, item_ids, releases, two_tastes
 
 ANA = ("hat-01", "hat-04", "hat-09", "belt-03", "hat-12", "hat-17", "belt-08", "hat-21")
 EPOCHS = [
@@ -93,6 +101,7 @@ def console(redis_address: str, namespace: str, folder: Path, *, admin_key: str 
         threads = [
             threading.Thread(target=lambda: in_the_servers_loop(serve())),
             threading.Thread(target=_consume, args=(parts, client, namespace, stop)),
+            threading.Thread(target=_stock, args=(parts, client, namespace, stop)),
         ]
         for thread in threads:
             thread.start()
@@ -135,14 +144,18 @@ def _parts(client: Client, namespace: str, folder: Path) -> Parts:
         published.reports.keep(GateReport(versions[-1], before, checks, now_ms, 240))
     announce(log, versions[0], now_ms)
     announce(log, versions[1], now_ms + 1)
-    tallies = Tallies(client, namespace)
+    tallies, states = Tallies(client, namespace), UserStates(client, namespace, lengths)
+    tombstones = Tombstones([folder], erasure_key("", folder))
     return Parts(
         log,
-        UserStates(client, namespace, lengths),
+        states,
         published,
         Border(KINDS),
         heartbeats=Heartbeats(client, namespace),
         tallies=tallies,
+        erasures=Erasures(tombstones, ErasedUsers(client, namespace, states, idle_after_s=3600)),
+        catalogue=Catalogue(client, namespace),
+        popularity=Popularity(client, namespace),
         trial=lambda: status(log, tallies, wall_clock_ms()),
     )
 
@@ -164,6 +177,8 @@ def _consume(parts: Parts, client: Client, namespace: str, stop: threading.Event
     current = CurrentRelease(parts.log, lambda version: parts.releases.load(version, with_index=False))
     current.start()
     handler = TimelineConsumer(parts.states, current.get, parts.log.identity(EVENTS), max_events=50)
+    identity = parts.log.identity(EVENTS)
+    counting = Counting(handler, Popularity(client, namespace), identity, time.monotonic, flush_every_s=0.2)
     beats = Heartbeats(client, namespace)
     with Pulse(beats, "timelines") as timelines, Pulse(beats, "archive") as archive:
 
@@ -171,11 +186,26 @@ def _consume(parts: Parts, client: Client, namespace: str, stop: threading.Event
             timelines.show(progress)
             archive.show(progress)
 
-        Loop(parts.log, EVENTS, "timelines", handler, poll_timeout_s=0.02, on_tick=tick).run(stop)
+        Loop(parts.log, EVENTS, "timelines", counting, poll_timeout_s=0.02, on_tick=tick).run(stop)
     current.stop()
 
 
+def _stock(parts: Parts, client: Client, namespace: str, stop: threading.Event) -> None:
+    """As `ledstream consume catalogue` does."""
+    handler = CatalogueConsumer(Catalogue(client, namespace), parts.log.identity(ITEMS))
+    with Pulse(Heartbeats(client, namespace), "catalogue") as pulse:
+        loop = Loop(parts.log, ITEMS, "catalogue", handler, decoder=ItemsDecoder(), on_tick=pulse.show)
+        loop.run(stop)
+
+
 def _fill(world: Console) -> None:
+    named = [(item, *item.split("-")) for item in item_ids()]
+    priced = {"price": 29.9, "currency": "EUR", "stock": 7, "image": "/console/icon.svg"}
+    items = [
+        {"item_id": i, "title": f"{taste.title()} number {n}", "category": f"{taste}s", **priced}
+        for i, taste, n in named
+    ]
+    world.ask("PUT", "/v1/items", json={"items": items})
     world.view("ana", *ANA)
     world.view("ben", "belt-01", "belt-02", "hat-05")
     world.view("ana", "hat-21", kind="click")
@@ -185,6 +215,10 @@ def _fill(world: Console) -> None:
     letters = [DeadLetter(EVENTS, 0, 900_000 + n, cause, b"ana", b"\x94\x01\x02", wall_clock_ms()) for n in range(3)]
     bury(world.log, letters)
     deadline = time.monotonic() + 20
-    while httpx.get(f"{world.address}/v1/users/ana", headers={"x-ledstream-key": world.key}).status_code != 200:
+    known = {"x-ledstream-key": world.key}
+    while not (
+        httpx.get(f"{world.address}/v1/users/ana", headers=known).is_success
+        and httpx.get(f"{world.address}/v1/items/belt-29").json().get("title")
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -93,7 +93,7 @@ def test_the_address_of_the_server_leads_to_figures_that_live(world: Console, pa
     assert tiles.count() == 8
     wait(page, lambda: page.locator(".tile .spark path").count() > 4)
     world.view("dot", *[f"hat-{n:02}" for n in range(20)])
-    events = page.locator(".tile", has_text="Events").locator(".value")
+    events = page.locator(".tile:has(.label:text-is('Events')) .value")
     wait(page, lambda: float(events.inner_text()) > 0)
     page.wait_for_selector("table:has-text('timelines') .badge:text-is('running')")
     assert page.inner_text("#state") == "healthy"
@@ -148,15 +148,19 @@ def test_a_user_is_erased_once_that_is_confirmed(world: Console, browser: Any) -
 
 def test_an_item_is_found_and_shown_with_what_is_like_it(world: Console, shown: Callable[[str], Any]) -> None:
     page = shown("items")
-    page.fill("input[type=search]", "hat-04")
+    page.fill("input[type=search]", "number 04")
     page.press("input[type=search]", "Enter")
-    page.wait_for_selector("h2:text-is('hat-04')")
+    page.click("a:has-text('Hat number 04')")
+    page.wait_for_selector("h2:text-is('Hat number 04')")
+    assert "29.9" in page.inner_text(".facts")
     page.wait_for_selector("li:has(meter)")
     similar = [item["item_id"] for item in world.ask("GET", "/v1/items/hat-04/similar?k=12")["items"]]
-    assert page.locator("li:has(meter) .title").all_inner_texts() == similar
+    assert page.locator("li:has(meter) .id").all_inner_texts() == similar
     page.wait_for_selector("canvas[aria-label*='hat-04']")
     page.click(f"li:has(meter) >> text='{similar[0]}'")
-    page.wait_for_selector(f"h2:text-is('{similar[0]}')")
+    page.wait_for_selector(f".head:has-text('{similar[0]}') img")
+    page.click("button:text-is('28 days')")
+    page.wait_for_selector("figure:has(button[aria-pressed=true]:text-is('28 days'))")
 
 
 def test_releases_are_compared_tried_promoted_and_rolled_back_from_the_page(

@@ -2,13 +2,14 @@
 
 import { ask, has, inPath } from "./api.js";
 import { trouble } from "./access.js";
-import { asking, badge, empty, h, panel, put } from "./dom.js";
+import { asking, badge, button, empty, h, panel, put } from "./dom.js";
 import { Chart } from "./charts.js";
 import { count, figure, moment, plural, releaseName } from "./format.js";
 import { CatalogueMap } from "./map.js";
 import { learn, picture, safeUrl, thing } from "./things.js";
 
 const NEIGHBOURS = 12, FOUND = 20;
+const SPANS = { hour: "48 hours", day: "28 days" };
 const SHOWN = ["category", "price", "currency", "stock", "url"];
 
 export function items(main, _, id) {
@@ -89,15 +90,22 @@ async function neighbours(id, near) {
 
 async function popularity(id, body) {
   if (!(await has("get", "/v1/items/{}/popularity"))) return put(body, panel("Popularity", h("p", { class: "quiet" }, "Not available on this server.")));
-  try {
-    const answer = await ask(`/v1/items/${inPath(id)}/popularity`);
-    const parts = answer.popularity || answer.buckets || answer.items || answer;
-    const step = parts.length > 1 ? parts[1].from_ms - parts[0].from_ms : 3600e3;
-    const chart = new Chart({ title: `Events by ${step >= 86400e3 ? "day" : "hour"}`, series: ["events"], kind: "bar", y: count,
-      x: (at) => (step >= 86400e3 ? moment(at).slice(5, 10) : moment(at).slice(5, 16)), whenEmpty: "No events of this item are archived yet.", height: 160 });
-    put(body, chart.root);
-    return chart.set(parts.map(({ from_ms: from }) => from), [parts.map(({ events }) => events)]);
-  } catch (error) {
-    return put(body, panel("Popularity", error.status === 404 ? h("p", { class: "quiet" }, "No events of this item are archived yet.") : trouble(error)));
-  }
+  const chart = new Chart({ title: "Events", series: ["events"], kind: "bar", y: count, height: 160, wholeY: true, x: (at) => moment(at).slice(5, 16) });
+  const wrong = h("div", {});
+  const show = async (by) => {
+    for (const one of buttons) one.setAttribute("aria-pressed", String(one.textContent === SPANS[by]));
+    try {
+      const parts = await ask(`/v1/items/${inPath(id)}/popularity?by=${by}`);
+      const any = parts.some(({ events }) => events);
+      put(wrong, any ? [] : h("p", { class: "quiet" }, "No event of it in this time. Events are counted within some ten seconds."));
+      chart.set(any ? parts.map(({ from_ms: from }) => from) : [], [any ? parts.map(({ events }) => events) : []]);
+    } catch (error) {
+      put(wrong, error.status === 404 ? h("p", { class: "quiet" }, "Nobody counts events here.") : trouble(error));
+    }
+  };
+  const buttons = Object.entries(SPANS).map(([by, name]) => button(name, () => show(by), { class: "small" }));
+  chart.root.prepend(h("div", { class: "row" }, buttons));
+  put(body, chart.root);
+  chart.root.append(wrong);
+  return show("hour");
 }

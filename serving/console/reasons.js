@@ -30,8 +30,7 @@ class Recommendations {
   // before: item ids as they were, so that moves are shown.
   async show(before) {
     try {
-      const [explain, withDetails] = await Promise.all([has("get", "/v1/recommendations", "explain"), has("get", "/v1/recommendations", "details")]);
-      const answer = await ask(`/v1/recommendations?user=${inPath(this.user)}&k=${K}${explain ? "&explain=true" : ""}${withDetails ? "&details=true" : ""}`);
+      const answer = await this.#ask();
       this.items = answer.items;
       this.items.forEach(learn);
       this.noted.textContent = answer.source === "popular" ? `Popular items: nothing personal is known. ${answer.degraded ? "The store did not answer." : ""}`
@@ -42,6 +41,19 @@ class Recommendations {
     } catch (error) {
       put(this.legend);
       put(this.body, trouble(error, () => this.show(before)));
+    }
+  }
+
+  // With reasons where the server gives them, and only to who has the key.
+  async #ask() {
+    const [explain, details] = await Promise.all([has("get", "/v1/recommendations", "explain"), has("get", "/v1/recommendations", "details")]);
+    const path = `/v1/recommendations?user=${inPath(this.user)}&k=${K}${details ? "&details=true" : ""}`;
+    if (!explain) return ask(path);
+    try {
+      return await ask(`${path}&explain=true`);
+    } catch (error) {
+      if (!error.needsKey) throw error;
+      return ask(path);
     }
   }
 
