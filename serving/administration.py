@@ -5,6 +5,8 @@ Everything here may wait for the store or the log: call it from a thread that ma
 
 from __future__ import annotations
 
+import numpy as np
+
 from serving.parts import Parts
 from serving.refusals import Refused
 from serving.schemas import (
@@ -15,11 +17,12 @@ from serving.schemas import (
     UserAnswer,
 )
 from serving.served import Served
+from store.entries import entries_of
 from store.releases import UnknownRelease
-from store.user_record import DamagedRecord
+from store.user_record import decode_record
+from store.user_state import is_damaged
 from stream.announcements import announce
 from stream.current import CANNOT_LOAD, CurrentRelease
-from stream.events import kind_code
 
 
 class Administration:
@@ -27,24 +30,26 @@ class Administration:
 
     def __init__(self, parts: Parts, current: CurrentRelease[Served]) -> None:
         self._parts, self._current = parts, current
-        self._kinds = {kind_code(kind): kind for kind in parts.border.kinds}
+        self._kinds = parts.border.codes()
 
     def user(self, user_id: str) -> UserAnswer:
         """The stored record. Raises Refused (404), StoreUnavailable."""
-        (record,) = self._parts.states.read([user_id])
-        if record is None or isinstance(record, DamagedRecord) or not record.applied:
+        (data,) = self._parts.states.find([user_id])
+        record = decode_record(data) if data and not is_damaged(data) else None
+        if record is None or not record.applied:
             raise Refused("user_id", user_id, "no events are known of this user", status=404)
-        served = self._current.get()
-        keys = record.timeline["item"].astype("u8")
+        served, entries = self._current.get(), entries_of(data)[::-1]
+        keys = np.array([entry.item for entry in entries], np.uint64)
         rows = served.release.rows(keys).tolist() if served else [-1] * len(keys)
         timeline = [
             TimelineItem(
-                item_key=f"{int(entry['item']):016x}",
+                entry=entry.id,
+                item_key=f"{entry.item:016x}",
                 item_id=served.release.item_id(row) if served and row >= 0 else None,
-                kind=self._kinds.get(int(entry["kind"])),
-                time_ms=int(entry["time_ms"]),
+                kind=self._kinds.get(entry.kind),
+                time_ms=entry.time_ms,
             )
-            for entry, row in zip(record.timeline, rows, strict=True)
+            for entry, row in zip(entries, rows, strict=True)
         ]
         version = served.version if served else None
         return UserAnswer(user=user_id, events=record.applied, timeline=timeline, release=version, as_of=record.as_of)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
+from serving.explained import Explained, Shown
 from serving.live import Live
 from serving.questions import Question
 from serving.ranking import NO_KEY, Ranked, best, most_popular
@@ -32,6 +34,7 @@ class Answer(NamedTuple):
     events of the item in the release's data, or events posted to this process lately where release is None.
     as_of: time of the user's last applied event, Unix milliseconds; None for a user without any.
     degraded: the store did not answer, so that a known user may have got the popular items.
+    reasons: of each item, why it scores so, as JSON (`serving/explained.py`); none where nobody asked, or no user did.
     """
 
     user: str | None
@@ -41,12 +44,15 @@ class Answer(NamedTuple):
     as_of: int | None
     source: Source
     degraded: bool
+    reasons: Sequence[bytes] = ()
 
     def items_json(self) -> bytes:
-        """The list of items on the wire; scores in the shortest form that reads back as the same float32."""
+        """The list of items on the wire; scores in the shortest form that reads back as the same number."""
         if not self.items:
             return b"[]"
         scores = orjson.dumps(self.scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+        if self.reasons:
+            scores = [b'%b,"reasons":%b' % pair for pair in zip(scores, self.reasons, strict=True)]
         return b"[%b}]" % b"},".join([item + score for item, score in zip(self.items, scores, strict=True)])
 
     def to_json(self) -> bytes:
@@ -71,6 +77,7 @@ class Recommender:
 
     attempt: answers from one of the two releases, with an eye on how it goes (`serving.live.Outcomes.attempt`).
     stages: where its time goes: decode (records to vectors), search, choose (what is not hidden).
+    kinds: names of kinds of events by their codes.
     """
 
     def __init__(
@@ -79,7 +86,10 @@ class Recommender:
         recent: RecentItems,
         stages: Stages | None = None,
         attempt: Attempt = lambda _, served, answer: answer(served),
+        *,
+        kinds: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
+        self._kinds = kinds
         self._live, self._recent, self.stages, self._attempt = live, recent, stages or Stages(), attempt
 
     def answer(self, questions: Sequence[Question], found: Sequence[bytes | None]) -> list[Answer]:
@@ -105,7 +115,14 @@ class Recommender:
         self.stages.lap("decode", since)
         if served is None:
             return self._lately(questions, users, hidden)
-        return self._personally(served, questions, users, hidden)
+        explained = {
+            place: Explained(records[place], served, self._kinds)
+            for place, question in enumerate(questions)
+            if question.explain and users.has_vector[place]
+        }
+        for place, why in explained.items():
+            users.queries[place, :-1] = why.vector
+        return self._personally(served, questions, users, hidden, explained=explained)
 
     def _lately(self, questions: Sequence[Question], users: Profiles, hidden: Sequence[set[int]]) -> list[Answer]:
         ranking, answers = self._recent.ranking(), []
@@ -118,9 +135,15 @@ class Recommender:
         return answers
 
     def _personally(
-        self, served: Served, questions: Sequence[Question], users: Profiles, hidden: Sequence[set[int]]
+        self,
+        served: Served,
+        questions: Sequence[Question],
+        users: Profiles,
+        hidden: Sequence[set[int]],
+        *,
+        explained: Mapping[int, Explained],
     ) -> list[Answer]:
-        """The popular items to who has no vector under the release."""
+        """The popular items to who has no vector under the release. explained: by place, who asked for reasons."""
         known = [place for place, has_vector in enumerate(users.has_vector) if has_vector]
         ranked: dict[int, Ranked] = {}
         if known:
@@ -130,9 +153,11 @@ class Recommender:
         answers = []
         for place, (question, as_of) in enumerate(zip(questions, users.as_of, strict=True)):
             source: Source = "personal" if place in ranked else "popular"
-            rows, scores = ranked.get(place) or most_popular(served, question.k, hidden[place])
+            found = ranked.get(place) or most_popular(served, question.k, hidden[place])
+            shown: Shown = explained[place].ranked(found.rows) if place in explained else (*found, ())
+            rows, scores, reasons = shown
             items = list(map(served.item, rows))
-            answers.append(Answer(question.user, items, scores, served.json, as_of, source, False))
+            answers.append(Answer(question.user, items, scores, served.json, as_of, source, False, reasons))
         return answers
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -39,11 +39,12 @@ from serving.readiness import Readiness
 from serving.refusals import Overloaded, Refused
 from serving.schemas import DEFAULT_K, MAX_K
 from serving.served import Served
+from serving.strikes import Striker, add_strikes
 from serving.trials import Trials, add_trials
 from store.connection import StoreUnavailable
 from stream.current import CurrentRelease
 from stream.events import InvalidEvent, check_user_id, item_key
-from stream.log import LogUnavailable, UnknownTopic
+from stream.log import LogUnavailable, Position, UnknownTopic
 
 K = Annotated[int, Query(ge=1, le=MAX_K, description="how many items")]
 ABOUT = "Events in, recommendations out, releases switched while requests go on."
@@ -61,6 +62,7 @@ class Routes:
     current: CurrentRelease[Served]
     metrics: Metrics
     details: Details
+    token: Callable[[Iterable[Position]], str | None]
 
 
 def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
@@ -76,6 +78,7 @@ def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
     shelf = Shelf(routes.parts, routes.current.get)
     add_catalogue(app, shelf, Puts(routes.publisher, routes.parts.now_ms), routes.hot.bodies)
     administration = Administration(routes.parts, routes.current)
+    add_strikes(app, Striker(routes.parts, routes.publisher, routes.token))  # before what takes whole paths for ids
     _add_users(app, routes, administration)
     _add_releases(app, administration)
     add_trials(app, Trials(routes.parts))

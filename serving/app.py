@@ -45,7 +45,7 @@ def create_app(
     metrics, recent = Metrics(parts.workers), RecentItems(withheld=withheld.keys)
     current = _following(parts, limits, metrics, withheld)
     outcomes = Outcomes(parts.tallies, current)
-    recommender = Recommender(lambda: live(current), recent, attempt=outcomes.attempt)
+    recommender = Recommender(lambda: live(current), recent, attempt=outcomes.attempt, kinds=parts.border.codes())
     metrics.watch_stages(recommender.stages)
     lookups = parts.states.lookups()
     questions = _answering(parts, limits, recommender, metrics, lookups)
@@ -55,7 +55,7 @@ def create_app(
     posts = Posts(parts.border, events, recent, parts.now_ms, awaited.token, events_per_s=limits.events_per_s)
     hot = Hot(questions, awaited, details, metrics)
     _watch(metrics, parts, Readiness(parts, current))
-    routes = Routes(parts, hot, questions, events, current, metrics, details)
+    routes = Routes(parts, hot, questions, events, current, metrics, details, awaited.token)
 
     async def begin() -> None:
         recent.add(await asyncio.to_thread(newest_items, parts.log))

@@ -31,6 +31,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
 
 RECOMMENDATIONS, EVENTS = "/v1/recommendations", "/v1/events"
+EXPLAIN = b"explain="  # written otherwise, as with %-escapes, it is refused
 # Who is refused and comes back at once takes from those who are answered: at a thousand connections two thirds.
 REFUSED_AFTER_S = 0.5
 MADE_AT_ONCE = 32  # answers of a batch made before other requests get a turn
@@ -62,8 +63,11 @@ class Hot:
         self._questions, self._awaited, self._details, self._metrics = questions, awaited, details, metrics
         self.bodies = Bodies()
 
-    def begin(self, query: bytes, form: bytes, done: Callable[[Reply], None]) -> None:
-        """Call `done` with the answer to a query string, now or later. form: JSON or MSGPACK."""
+    def begin(self, query: bytes, form: bytes, done: Callable[[Reply], None], *, explains: bool = False) -> None:
+        """Call `done` with the answer to a query string, now or later. form: JSON or MSGPACK.
+
+        explains: whether who asks may see reasons (`serving.questions.from_query`).
+        """
 
         def reply(outcome: Reply | Exception) -> None:
             answer = refusal(RECOMMENDATIONS, outcome) if isinstance(outcome, Exception) else outcome.in_form(form)
@@ -72,7 +76,7 @@ class Hot:
 
         try:
             after, rest = read_after(query) if AFTER in query else (None, query)
-            question = from_query(rest)
+            question = from_query(rest, explains=explains)
             if after is None:
                 self._submit(question, None, reply)
             else:
@@ -96,15 +100,19 @@ class Hot:
         except Overloaded as refused:
             asyncio.get_running_loop().call_later(REFUSED_AFTER_S, reply, refused)
 
-    async def recommend(self, query: bytes, form: bytes) -> Reply:
-        """The answer to a query string."""
+    async def recommend(self, query: bytes, form: bytes, *, explains: bool = False) -> Reply:
+        """The answer to a query string, as `begin` gives it."""
         answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self.begin(query, form, lambda reply: None if answered.done() else answered.set_result(reply))
+        done: Callable[[Reply], None] = lambda reply: None if answered.done() else answered.set_result(reply)  # noqa: E731
+        self.begin(query, form, done, explains=explains)
         return await answered
 
 
 class HotPaths:
-    """GET /v1/recommendations answered by `hot`, everything else by `others`."""
+    """GET /v1/recommendations answered by `hot`, everything else by `others`.
+
+    Who asks to explain an answer is let do it: `serving.collector.paths` lets nobody come here who must not.
+    """
 
     def __init__(self, hot: Hot, metrics: Metrics, others: Application) -> None:
         self.hot, self._metrics, self._others = hot, metrics, others
@@ -114,7 +122,8 @@ class HotPaths:
             return await self._others(scope, receive, send)
         path, method = scope["path"], scope["method"]
         if path == RECOMMENDATIONS and method == "GET":
-            return await respond(send, await self.hot.recommend(scope["query_string"], accepted_form(scope["headers"])))
+            query, form = scope["query_string"], accepted_form(scope["headers"])
+            return await respond(send, await self.hot.recommend(query, form, explains=EXPLAIN in query))
         return await self._counted(scope, receive, send)
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:

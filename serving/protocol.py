@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from serving.bounded import BoundedProtocol
-from serving.hot import JSON, MSGPACK, RECOMMENDATIONS, HotPaths, Reply, accepted_form
+from serving.hot import EXPLAIN, JSON, MSGPACK, RECOMMENDATIONS, HotPaths, Reply, accepted_form
 
 START = RECOMMENDATIONS.encode() + b"?"
 # A whole request with nothing in it that a parser would have to judge: no body, no word about the connection.
@@ -47,7 +47,7 @@ class ShortWay(BoundedProtocol):
         is_between = self._is_whole or self.headers is None
         is_ready = is_between and self.is_free() and not (self._is_refused or self.flow.write_paused)
         whole = WHOLE.fullmatch(data) if is_ready and isinstance(self.config.loaded_app, HotPaths) else None
-        if whole is None:
+        if whole is None or EXPLAIN in whole[1]:
             super().data_received(data)
             return
         self._unset_keepalive_if_required()
@@ -58,6 +58,7 @@ class ShortWay(BoundedProtocol):
         """The short way, if the request is one for it."""
         self._is_short = (
             self.url.startswith(START)
+            and EXPLAIN not in self.url  # asks for a key
             and self.parser.get_method() == b"GET"
             and self.is_free()
             and not self.flow.write_paused  # uvicorn's way waits until the client has taken what was written

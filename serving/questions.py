@@ -14,6 +14,7 @@ from serving.refusals import Refused
 from serving.schemas import (
     DEFAULT_K,
     MAX_EXCLUDED,
+    MAX_EXPLAINED,
     MAX_K,
     MAX_TIMELINE,
     BatchBody,
@@ -33,7 +34,7 @@ class Question(NamedTuple):
     """One request. record: what to use as if it were stored; None: the stored one of `user`.
 
     exclude: item ids that must not be in the answer. seen: items of the timeline may be in it. details: with what is
-    known of each item.
+    known of each item. explain: with the reasons for each score.
     """
 
     user: str | None
@@ -42,13 +43,17 @@ class Question(NamedTuple):
     exclude: Sequence[str] = ()
     seen: bool = False
     details: bool = False
+    explain: bool = False
 
 
-def from_query(query: bytes) -> Question:
-    """The question in `user=&k=&exclude=&seen=&details=`. Raises Refused naming the first bad parameter."""
+def from_query(query: bytes, *, explains: bool = False) -> Question:
+    """The question in `user=&k=&exclude=&seen=&details=&explain=`. Raises Refused naming the first bad parameter.
+
+    explains: whether who asks may see reasons, which tell what the user did.
+    """
     if (plain := PLAIN.fullmatch(query)) and 1 <= (k := int(plain[2] or DEFAULT_K)) <= MAX_K:
         return Question(plain[1].decode(), None, k)
-    values = read_query(query, ("user", "k", "exclude", "seen", "details"))
+    values = read_query(query, ("user", "k", "exclude", "seen", "details", "explain"))
     if not values["user"]:
         raise Refused("user", None, "is required")
     (user,) = values["user"]
@@ -57,8 +62,13 @@ def from_query(query: bytes) -> Question:
     except InvalidEvent as error:
         raise Refused("user", user, error.reason) from None
     exclude = tuple(item for value in values["exclude"] for item in value.split(",") if item)
-    flags = {name: read_flag(values, name) for name in ("seen", "details")}
-    return Question(user, None, read_k(values), check_excluded(exclude), **flags)
+    flags = {name: read_flag(values, name) for name in ("seen", "details", "explain")}
+    if flags["explain"] and not explains:
+        raise Refused(
+            "explain", "true", "tells what a user did: ask /v1/recommendations, with the admin key", status=403
+        )
+    k = check_explained(read_k(values), explain=flags["explain"])
+    return Question(user, None, k, check_excluded(exclude), **flags)
 
 
 def from_users(body: Any) -> list[Question]:
@@ -103,6 +113,13 @@ def read_flag(values: Mapping[str, Sequence[str]], name: str) -> bool:
     return FLAGS[text]
 
 
+def check_explained(k: int, *, explain: bool) -> int:
+    """k itself. Raises Refused for more items than reasons are given for."""
+    if explain and k > MAX_EXPLAINED:
+        raise Refused("k", k, f"at most {MAX_EXPLAINED} items with explain")
+    return k
+
+
 def check_excluded(exclude: Sequence[str]) -> Sequence[str]:
     """The ids themselves. Raises Refused for too many, or one that no item can have."""
     if len(exclude) > MAX_EXCLUDED:
@@ -126,7 +143,9 @@ def from_timeline(body: Any, border: Border, now_ms: int) -> Question:
         if time_ms > now_ms + border.max_ahead_s * 1000:
             raise Refused(f"timeline.{place}.time_ms", time_ms, f"over {border.max_ahead_s:g} s in the future")
         entries.append((_key(f"timeline.{place}.item_id", event.item_id), time_ms, 0, kind_code(event.kind)))
-    return Question(None, record_of(entries), asked.k, check_excluded(asked.exclude), details=asked.details)
+    k = check_explained(asked.k, explain=asked.explain)
+    exclude = check_excluded(asked.exclude)
+    return Question(None, record_of(entries), k, exclude, details=asked.details, explain=asked.explain)
 
 
 def _check_events(body: Any) -> None:

@@ -11,9 +11,11 @@ from serving.refusals import Refused
 from stream.events import EVENTS_PER_POST, EventBody, Id
 
 DEFAULT_K, MAX_K, MAX_EXCLUDED, MAX_TIMELINE, MAX_USERS = 20, 200, 200, 1000, 1000
+MAX_EXPLAINED = 50
 WAIT_MS, MAX_WAIT_MS = 200, 1000
 K = Annotated[int, Field(ge=1, le=MAX_K, description="how many items")]
 Details = Annotated[bool, Field(description="with what is known of each item: title, url, image, …")]
+Explain = Annotated[bool, Field(description=f"with the reasons for each score; k is at most {MAX_EXPLAINED}")]
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -36,6 +38,7 @@ class TimelineBody(BaseModel):
     k: K = DEFAULT_K
     exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = []
     details: Details = False
+    explain: Explain = False
 
 
 class BatchBody(BaseModel):
@@ -68,6 +71,9 @@ class RecommendationsQuery(BaseModel):
     exclude: list[str] = Field([], description="item ids; repeated or separated by commas")
     seen: bool = Field(False, description="items the user had events with may be among them")
     details: Details = False
+    explain: bool = Field(
+        False, description=f"with the reasons for each score; needs the admin key, k is at most {MAX_EXPLAINED}"
+    )
     after: str | None = Field(
         None, description="token of a post: wait until its events are in what is answered; `after` of the answer tells"
     )
@@ -88,11 +94,29 @@ class ItemDetails(BaseModel):
     stock: int | None = None
 
 
+class Reason(BaseModel):
+    """What one event of the timeline adds to a score: 0 where it does not count."""
+
+    entry: str = Field(description="id of the event in this timeline, as GET /v1/users/{id} shows it")
+    item_id: str | None = Field(description="null where the release does not know the item")
+    kind: str | None
+    time_ms: int
+    contribution: float
+
+
+class Reasons(BaseModel):
+    """bias and contributions add up to the score."""
+
+    bias: float
+    events: list[Reason] = Field(description="all of the timeline, newest first")
+
+
 class ScoredItem(ItemDetails):
     """With details only where they were asked for."""
 
     item_id: str
     score: float
+    reasons: Reasons | None = Field(None, description="only if asked for by `explain`, and only of personal answers")
 
 
 class AfterAnswer(BaseModel):
@@ -146,6 +170,7 @@ class VerdictsAnswer(BaseModel):
 
 
 class TimelineItem(BaseModel):
+    entry: str = Field(description="id of this event in this timeline; opaque, and stays while others come and go")
     item_key: str = Field(description="64-bit key of the item id, hexadecimal")
     item_id: str | None = Field(description="null where the current release does not know the item")
     kind: str | None
@@ -155,9 +180,16 @@ class TimelineItem(BaseModel):
 class UserAnswer(BaseModel):
     user: str
     events: int = Field(description="events that took effect since the record began")
-    timeline: list[TimelineItem] = Field(description="oldest first")
+    timeline: list[TimelineItem] = Field(description="newest first")
     release: str | None = Field(description="the release item ids were looked up in")
     as_of: int | None
+
+
+class StrikeAnswer(BaseModel):
+    user: str
+    entry: str
+    status: Literal["accepted"] = "accepted"
+    token: str | None = Field(None, description="to ask for recommendations after this, as a post's token")
 
 
 class ErasureAnswer(BaseModel):

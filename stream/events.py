@@ -92,6 +92,10 @@ class Border:
     max_ahead_s: float = 300.0
     max_age_s: float = 7 * 86400.0
 
+    def codes(self) -> dict[int, str]:
+        """Names of the kinds by their codes."""
+        return {kind_code(kind): kind for kind in self.kinds}
+
     def accept(self, raw: object, now_ms: int) -> Event:
         """The event in one decoded JSON value; raises InvalidEvent naming the first offending field and its value."""
         _check_sizes(raw)

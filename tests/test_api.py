@@ -218,10 +218,10 @@ def test_a_user_can_be_looked_at_and_forgotten(world: World) -> None:
     async def story(client: httpx.AsyncClient) -> None:
         user = (await client.get("/v1/users/ana%2Fb")).json()
         assert (user["user"], user["events"], user["as_of"]) == ("ana/b", 2, NOW_MS)
-        assert [entry["item_id"] for entry in user["timeline"]] == ["hat-01", None]
+        assert [entry["item_id"] for entry in user["timeline"]] == [None, "hat-01"], "newest first"
         assert [entry["kind"] for entry in user["timeline"]] == ["view", "view"]
         hat = int(world.release.item_keys[row_of(world.release, "hat-01")])
-        assert user["timeline"][0]["item_key"] == f"{hat:016x}"
+        assert user["timeline"][1]["item_key"] == f"{hat:016x}"
         assert (await client.get("/v1/users/nobody")).status_code == 404
         assert (await client.delete("/v1/users/ana%2Fb")).status_code == 202
         (erasure,) = world.log.events()

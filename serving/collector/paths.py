@@ -25,7 +25,7 @@ from serving.collector.pixel import GIF, read_pixel
 from serving.collector.post import LINES, Post, Sender, read_json, read_post
 from serving.collector.rates import TooMany
 from serving.collector.sites import Sites
-from serving.hot import EVENTS, JSON, RECOMMENDATIONS, Application, Hot, HotPaths, Reply, Scope, Send, refusal
+from serving.hot import EVENTS, EXPLAIN, JSON, RECOMMENDATIONS, Application, Hot, HotPaths, Reply, Scope, Send, refusal
 from serving.metrics import Metrics
 from serving.posts import Posts, Verdicts
 from serving.questions import read_query
@@ -73,7 +73,7 @@ class Collector(HotPaths):
         self._browsed = {path for _, path in self._answers}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["path"] == RECOMMENDATIONS and scope["method"] == "GET"):
+        if scope["type"] != "http" or (_is_hot(scope) and EXPLAIN not in scope["query_string"]):
             return await super().__call__(scope, receive, send)
         asked = Asked.of(scope)
         answer = self._answers.get((asked.method, asked.path))
@@ -97,7 +97,8 @@ class Collector(HotPaths):
     def _check_admin(self, asked: Asked) -> None:
         """Reading what users did is for those who may change it."""
         if asked.method in ("GET", "HEAD", "OPTIONS"):
-            if not asked.path.startswith(ABOUT_USERS) or asked.path in ABOUT_NOBODY:
+            tells = asked.path.startswith(ABOUT_USERS) and asked.path not in ABOUT_NOBODY
+            if not tells and not (asked.path == RECOMMENDATIONS and EXPLAIN in asked.query):
                 return
         elif asked.path in (RECOMMENDATIONS, BATCH):
             return
@@ -161,6 +162,10 @@ class Collector(HotPaths):
         site = self._door.sites.site_of(asked.key or (keys[0].encode() if keys else b""))
         agent = asked.agent.decode("latin-1")
         return Sender(site, agent, self._door.refuses_bots and is_bot(agent), LINES in asked.form)
+
+
+def _is_hot(scope: Scope) -> bool:
+    return (scope["path"], scope["method"]) == (RECOMMENDATIONS, "GET")
 
 
 def _told(reason: str) -> tuple[bytes, bytes]:
