@@ -89,7 +89,8 @@ def _shown(
         places += shown
         sizes.append(len(shown))
         start += rows.shape[1]
-    chosen, theirs, ranked, end = rows.ravel()[places].tolist(), scores.ravel()[places], [], 0
+    at = np.array(places, np.intp)
+    chosen, theirs, ranked, end = rows.take(at).tolist(), scores.take(at), [], 0
     for size in sizes:
         start, end = end, end + size
         ranked.append(Ranked(chosen[start:end], theirs[start:end]))
