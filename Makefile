@@ -36,6 +36,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	cd clients/python && $(CURDIR)/$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py tests/test_docs.py
 
 format: $(VENV)/dev.stamp

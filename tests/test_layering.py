@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ ONLY_IN = {
 }
 FREE = {"bench", "tests"}  # they measure and test the very clients
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 40, 6
-FILES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
+CLIENT = ROOT / "clients/python/ledstream_client"
+FILES = sorted(path for folder in (*(ROOT / package for package in OURS), CLIENT) for path in folder.rglob("*.py"))
 
 
 def name_of(path: Path) -> str:
@@ -70,6 +72,12 @@ def test_a_library_is_known_in_its_one_place(library: str) -> None:
     places = ONLY_IN[library]
     users = {name_of(path) for path in FILES if library in imported(path)}
     assert not {name for name in users if name not in places and name.partition("/")[0] not in places | FREE}
+
+
+def test_the_python_client_brings_httpx_and_nothing_of_the_server() -> None:
+    for path in CLIENT.rglob("*.py"):
+        foreign = imported(path) - sys.stdlib_module_names - {"ledstream_client", "httpx"}
+        assert foreign <= {"typing_extensions"}, name_of(path)  # for checkers of types alone
 
 
 def test_the_mathematics_imports_numpy_and_the_standard_library_only() -> None:

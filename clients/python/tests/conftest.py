@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
+import httpx
 import pytest
 from troubled_server import Troubled, troubled
 
@@ -21,23 +21,36 @@ def world() -> Iterator[Troubled]:
         yield found
 
 
+@pytest.fixture(scope="session")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def https(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, Any]]:
+    """Shared by all tests: each would read the certificates of the world anew."""
+    with httpx.Client() as blocking:
+        awaiting = httpx.AsyncClient()
+        yield {"sync": blocking, "async": awaiting}
+        loop.run_until_complete(awaiting.aclose())
+
+
+@pytest.fixture
+def client(world: Troubled, https: dict[str, Any]) -> Client:
+    return Client(world.address, patience=QUICK, http=https["sync"])
+
+
 @pytest.fixture(params=["sync", "async"])
-def ask(request: pytest.FixtureRequest, world: Troubled) -> Iterator[Ask]:
-    """A method by its name, of one client or the other. patience: another one."""
-    with ExitStack() as stack:
-        loop = asyncio.new_event_loop()
-        stack.callback(loop.close)
-        kind = Client if request.param == "sync" else AsyncClient
-        client = kind(world.address, write_key="write-key", admin_key="admin-key", patience=QUICK)
-        stack.callback(lambda: done(loop, client.close()))
+def ask(request: pytest.FixtureRequest, world: Troubled, https: dict[str, Any], loop: asyncio.AbstractEventLoop) -> Ask:
+    """Calls a method by its name, of one client or the other. patience: another one."""
+    kind: Any = Client if request.param == "sync" else AsyncClient
+    client = kind(world.address, write_key="write-key", admin_key="admin-key", http=https[request.param])
 
-        def one(method: str, *given: Any, patience: Patience = QUICK, **more: Any) -> Any:
-            chosen = client.within(patience.within_s)
-            chosen.patience = patience
-            return done(loop, getattr(chosen, method)(*given, **more))
+    def one(method: str, *given: Any, patience: Patience = QUICK, **more: Any) -> Any:
+        client.patience = patience
+        result = getattr(client, method)(*given, **more)
+        return loop.run_until_complete(result) if inspect.iscoroutine(result) else result
 
-        yield one
-
-
-def done(loop: asyncio.AbstractEventLoop, result: Any) -> Any:
-    return loop.run_until_complete(result) if inspect.iscoroutine(result) else result
+    return one

@@ -5,22 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import QUICK
 from troubled_server import Troubled, after, ends, judges, says
 
 from ledstream_client import Client, Event, Patience, Sender, Verdict
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def client(world: Troubled) -> Iterator[Client]:
-    with Client(world.address, patience=QUICK) as client:
-        yield client
 
 
 def events(number: int) -> list[Event]:
