@@ -92,7 +92,7 @@ class Popularity:
         with unavailable_is_ours():
             part: Any = self._client.hscan(key, self._cursors.get(source, 0), count=SWEPT_AT_ONCE)
             self._cursors[source], found = part
-            ends = {field: max(map(_day_of, _periods(stored))) for field, stored in found.items()}
+            ends = {field: max(map(_day_of, _periods(stored)), default=0) for field, stored in found.items()}
             gone = [field for field, day in ends.items() if day <= newest // HOURS_A_DAY - DAYS]
             if gone:
                 self._client.hdel(key, *gone)
