@@ -30,6 +30,7 @@ from ledstream.settings import Settings, read_settings
 from store.embedded import EmbeddedStore
 from stream.events import decode_event
 from stream.log import Log, LogUnavailable
+from stream.probes import PROBE
 from stream.spool import Spool
 from stream.topics import EVENTS
 from tests.servers import KafkaServer
@@ -164,6 +165,8 @@ def found(log: Log) -> Iterator[tuple[str, int]]:
             if not records:
                 raise LogUnavailable(f"partition {partition} cannot be read at {at}")
             for record in records:
+                if record.value == PROBE:
+                    continue
                 event = decode_event(record.value)
                 yield event.user_id, int(event.value or 0)
             at = records[-1].offset + 1

@@ -120,9 +120,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether no request is in hand."""
         return self.cycle is None or self.cycle.response_complete
 
-    def write(self, reply: Reply, *, keep_alive: bool) -> None:
-        """The whole of an answer. keep_alive: whether another request may follow; otherwise the client is told."""
-        of_server = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+    def write(self, reply: Reply, *, keep_alive: bool, more: Headers = ()) -> None:
+        """The whole of an answer. keep_alive: whether another request may follow; otherwise the client is told.
+
+        more: headers beside those of the reply.
+        """
+        of_server = b"".join([b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *more)])
         length = b"content-length: %d\r\n" % len(reply.body)
         end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
         self.transport.write(b"".join((_head(reply.status, reply.form), of_server, length, end, reply.body)))

@@ -144,7 +144,7 @@ def accepted_form(headers: Headers) -> bytes:
     return JSON
 
 
-def refusal(endpoint: str, error: Exception) -> Reply:
+def refusal(endpoint: str, error: BaseException) -> Reply:
     """The answer that says what was wrong; a mistake of ours is told in full in the log, and to nobody else."""
     if not isinstance(error, Refused):
         logger.error("no answer from %s", endpoint, exc_info=error)

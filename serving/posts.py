@@ -87,6 +87,7 @@ class Posts:
     ) -> None:
         self._sorter, self._publisher, self._recent, self._now_ms = Sorter(border), publisher, recent, now_ms
         self._token = token
+        self._tasks: set[asyncio.Future[Verdicts]] = set()
         self._rates, self._bad_rates = Rates(events_per_s), Rates(BAD_ROWS_PER_S)
 
     async def judge(self, post: Post, sender: Sender = NOBODY) -> Verdicts:
@@ -102,8 +103,14 @@ class Posts:
         entries = judged.entries + judged.kept
         return self._verdicts(judged, await self._publisher.ask(entries, len(entries)) if entries else ())
 
-    def begin(self, post: Post, sender: Sender, done: Callable[[Verdicts | Exception], None]) -> None:
-        """As `judge`, for up to CHECKED_AT_ONCE events, without a task; `done` is called later. Raises the same."""
+    def begin(self, post: Post, sender: Sender, done: Callable[[Verdicts | BaseException], None]) -> None:
+        """As `judge`, without a task where there are few events; `done` is called, now or later. Raises the same."""
+        if len(post.events) > CHECKED_AT_ONCE:
+            task = asyncio.ensure_future(self.judge(post, sender))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda task: done(task.exception() or task.result()))
+            return
         judged = self._begun(post, sender)
         for raw in post.events:
             self._check(judged, raw)
@@ -113,8 +120,7 @@ class Posts:
             return
 
         def told(asked: asyncio.Future[Sequence[Outcome]]) -> None:
-            error = asked.exception()
-            done(self._verdicts(judged, asked.result()) if error is None else _ours(error))
+            done(asked.exception() or self._verdicts(judged, asked.result()))
 
         self._publisher.ask(entries, len(entries)).add_done_callback(told)
 
@@ -171,7 +177,3 @@ class Posts:
             shown = b""
         row = BadRow(error.field, error.value, error.reason, shown, sender.site, sender.agent[:200], *times_ms)
         return [Addressed(BAD_ROWS, as_entry(row))]
-
-
-def _ours(error: BaseException) -> Exception:
-    return error if isinstance(error, Exception) else RuntimeError(repr(error))

@@ -20,7 +20,7 @@ from store.user_state import UserStates
 from stream.announcements import announce
 from stream.events import Border
 from stream.memory_log import MemoryLog
-from stream.topics import topics
+from stream.topics import EVENTS, topics
 from tests.records import lengths, put
 from tests.worlds import KINDS, NOW_MS, records, releases, two_tastes, viewed
 
@@ -170,5 +170,78 @@ def test_who_hangs_up_costs_nobody_an_answer(world: World) -> None:
             gone.transport.abort()
         writer.write(ASK % b"")
         assert (await answer(reader))[0] == 200
+
+    world.talk(talk)
+
+
+def post(body: bytes, path: bytes = b"/v1/events", more: bytes = b"") -> bytes:
+    return b"POST %b HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n%b\r\n%b" % (path, len(body), more, body)
+
+
+VIEW = b'{"user_id":"ana","item_id":"hat-01","kind":"view"}'
+
+
+def test_posts_are_answered_alike_both_ways(world: World) -> None:
+    """As above: another way to write the path is the long way, and so is a body without a length."""
+    many = b"[%b]" % b",".join([VIEW] * 60)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for body, more in (
+            (VIEW, b""),
+            (many, b""),
+            (VIEW.replace(b"view", b"look"), b""),
+            (b"[]", b""),
+            (b"{", b""),
+            (b"", b""),
+            (VIEW + b"\n{\n" + VIEW, b"content-type: application/x-ndjson\r\n"),
+            (VIEW, b"origin: https://elsewhere.example\r\n"),
+            (VIEW, b"user-agent: Googlebot/2.1\r\n"),
+        ):
+            told = []
+            for path in (b"/v1/events", b"/v1/%65vents"):
+                writer.write(post(body, path, more))
+                status, headers, answered = await answer(reader)
+                verdicts = orjson.loads(answered)
+                verdicts.pop("token", None)
+                told.append((status, headers["content-type"], verdicts))
+            assert told[0] == told[1], body
+            assert told[0][0] in (202, 400, 403)
+        writer.write(post(VIEW, b"/v1/events?kee=1"))
+        assert (await answer(reader))[0] == 400
+        writer.write(b"POST /v1/events HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(VIEW), VIEW))
+        assert (await answer(reader))[0] == 202
+
+    world.talk(talk)
+
+
+def test_posts_and_questions_on_one_connection_are_answered_in_their_order(world: World) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(post(VIEW) + ASK % b"" + post(b"{") + post(VIEW * 400) + post(VIEW) + ASK % b"")
+        assert [(await answer(reader))[0] for _ in range(6)] == [202, 200, 400, 400, 202, 200]
+        whole = post(VIEW)
+        for piece in (whole[:30], whole[30:90], whole[90:110], whole[110:]):
+            writer.write(piece)
+            await asyncio.sleep(0.02)
+        assert (await answer(reader))[0] == 202
+        writer.write(post(VIEW, more=b"connection: close\r\n"))
+        status, headers, _ = await answer(reader)
+        assert (status, headers["connection"], await reader.read()) == (202, "close", b"")
+
+    world.talk(talk)
+
+
+def test_who_hangs_up_after_a_post_has_sent_it(world: World) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        port = writer.get_extra_info("peername")[1]
+        for _ in range(20):
+            _, gone = await asyncio.open_connection("127.0.0.1", port)
+            gone.write(post(VIEW))
+            await gone.drain()
+            gone.close()
+        writer.write(post(VIEW))
+        assert (await answer(reader))[0] == 202
+        while sum(world.log.end_offsets(EVENTS).values()) < 21:
+            await asyncio.sleep(0.01)
 
     world.talk(talk)

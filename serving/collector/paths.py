@@ -112,6 +112,25 @@ class Collector(HotPaths):
         verdicts = await self._judged(read_post(await self.hot.bodies.read(receive), is_lines=sender.is_lines), sender)
         return Reply(verdicts.status, verdicts.to_json()), []
 
+    def begin(self, asked: Asked, body: bytes, done: Callable[[Reply, Headers], None]) -> None:
+        """As `POST /v1/events` of ASGI, of a body that is whole: call `done` with the answer, now or later."""
+
+        def told(outcome: Verdicts | BaseException) -> None:
+            if isinstance(outcome, Verdicts):
+                self._count(outcome)
+                reply, more = Reply(outcome.status, outcome.to_json()), list[tuple[bytes, bytes]]()
+            else:
+                reply, more = refusal(asked.path, outcome), _when_to_come_back(outcome)
+            self._told.request(EVENTS, reply.status).inc()
+            done(reply, [*self._door.origins.headers(asked), *more])
+
+        try:
+            sender = self._sender(asked, read_query(asked.query, ("key",))["key"] if asked.query else [])
+            post = read_post(body, is_lines=sender.is_lines)
+            self._intake.posts.begin(post, sender, told)
+        except Exception as error:  # the border of the process: `refusal` tells what is a mistake of ours
+            told(error)
+
     async def _identify(self, asked: Asked, receive: Receive) -> Found:
         self._sender(asked, read_query(asked.query, ("key",))["key"])
         wanted = read_merge(read_json(await self.hot.bodies.read(receive)))
@@ -152,9 +171,12 @@ class Collector(HotPaths):
 
     async def _judged(self, post: Post, sender: Sender) -> Verdicts:
         verdicts = await self._intake.posts.judge(post, sender)
+        self._count(verdicts)
+        return verdicts
+
+    def _count(self, verdicts: Verdicts) -> None:
         self._told.accepted.inc(verdicts.accepted)
         self._told.rejected.inc(verdicts.rejected)
-        return verdicts
 
     def _sender(self, asked: Asked, keys: list[str]) -> Sender:
         """Who asks. keys: those of the query. Raises Refused for who may not."""
