@@ -15,6 +15,7 @@
   const euros = new Intl.NumberFormat("en", { style: "currency", currency: "EUR" });
   const tracker = window.ledstream; // absent where the recommender does not answer
   let shown = null; // item ids, once there were any
+  let newest = {}; // answer
   let waiting = null; // the event that answers do not know of yet
   let asksWhy = false;
 
@@ -90,9 +91,13 @@
     told.preventDefault();
     const answer = told.detail;
     if (!Array.isArray(answer.items)) return;
+    if (answer.user === newest.user && answer.as_of < newest.as_of) return; // overtaken by one that knows more
+    if (!waiting && answer.user !== newest.user)
+      say(answer.source === "popular" ? "What everybody likes, until you did something." : "Chosen for you.");
+    newest = answer;
     draw(answer);
     show(); // who one is may be new
-    if (!waiting) return say(answer.source === "popular" ? "What everybody likes, until you did something." : "Chosen for you.");
+    if (!waiting) return;
     if (waiting.isIn(answer)) {
       say(`Updated ${Math.round(performance.now() - waiting.since)} ms after ${waiting.what}.`);
       waiting = null;
@@ -162,6 +167,7 @@
     if (answer === "off") {
       list.replaceChildren();
       shown = null;
+      newest = {};
     }
     show();
     if (answer === "on" && isOn()) begin();
@@ -191,6 +197,7 @@
 
   function begin() {
     say("Looking for what may please you.");
+    newest = {};
     if (find("[data-ledstream-event=view]")) follow("you opened this page", null, performance.timeOrigin);
     else tracker.refresh();
   }

@@ -32,10 +32,10 @@ async def opened_shop(assortment: Assortment, address: str, server: str) -> Asyn
     """The shop listens at its address meanwhile. server: the recommender's, which may answer later or never."""
     at = urlsplit(address)
     async with aiohttp.ClientSession(server, timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as session:
-        runner = web.AppRunner(Site(assortment, address, server, session).app(), access_log=None)
+        runner = web.AppRunner(Site(assortment, address, server, session).app(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, at.hostname, at.port, shutdown_timeout=1.0).start()
+            await web.TCPSite(runner, at.hostname, at.port).start()
             yield
         finally:
             await runner.cleanup()

@@ -13,7 +13,6 @@ from ledstream.own_system import SystemFailed
 from ledstream.shop.products import Assortment, Product
 from stream.simulator import Simulator
 
-LOOK_EVERY_S = 2.0
 ITEMS_AT_ONCE = 1000  # as many as a PUT may hold
 BUSY = (429, 503)
 
@@ -21,8 +20,17 @@ BUSY = (429, 503)
 class Stocking:
     """shop, server: addresses, of the pages that the catalogue names and of the catalogue."""
 
-    def __init__(self, assortment: Assortment, shop: str, server: str, simulator: Simulator) -> None:
+    def __init__(
+        self,
+        assortment: Assortment,
+        shop: str,
+        server: str,
+        simulator: Simulator,
+        *,
+        look_every_s: float = 2.0,
+    ) -> None:
         self._assortment, self._shop, self._server, self._simulator = assortment, shop, server, simulator
+        self._look_every_s = look_every_s
 
     async def follow(self) -> None:
         """Keep shop and catalogue as the simulator's world is, until cancelled. Raises SystemFailed."""
@@ -34,7 +42,7 @@ class Stocking:
                 untold |= {one.item_id: self._described(one, stock=0) for one in gone}
                 with suppress(aiohttp.ClientError, TimeoutError):  # the next look tries again
                     await self._tell(session, untold)
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(self._look_every_s)
 
     async def _tell(self, session: aiohttp.ClientSession, untold: dict[str, dict[str, Any]]) -> None:
         """Tell what is untold, as far as one PUT goes; what was taken is untold no more. Raises SystemFailed."""
