@@ -17,6 +17,7 @@ from store.releases import Release
 from store.stored import flat_entries
 from store.user_record import (
     EARLIER_KEPT,
+    ENTRY,
     NO_RELEASE,
     STRUCK_KEPT,
     Applied,
@@ -25,8 +26,11 @@ from store.user_record import (
     empty_timeline,
     encode_record,
     head_of,
+    sealed,
 )
 from stream.strikes import Strike
+
+GAP_AT = ENTRY["word"].itemsize
 
 
 def struck(data: bytes, strike: Strike, at: Applied, release: Release | None) -> bytes:
@@ -46,7 +50,18 @@ def struck(data: bytes, strike: Strike, at: Applied, release: Release | None) ->
     bare = UserRecord(
         at, timeline, applied, NO_RELEASE, np.empty(0, np.float32), 0.0, NEVER_MS, 0.0, tuple(elsewhere), late, marks
     )
-    return encode_record(bare if release is None else _encoded(bare, release))
+    made = encode_record(bare if release is None else _encoded(bare, release))
+    return _led_in(made, data, int(place == 0)) if len(timeline) else made
+
+
+def _led_in(made: bytes, before: bytes, first: int) -> bytes:
+    """With the step in time into the first event as it was: it tells how good that event's time is.
+
+    first: its place before.
+    """
+    head, at = head_of(made), head_of(before).entries_at + first * ENTRY.itemsize
+    gap = slice(head.entries_at + GAP_AT, head.entries_at + ENTRY.itemsize)
+    return sealed(made[: gap.start] + before[at + GAP_AT : at + ENTRY.itemsize] + made[gap.stop :])
 
 
 def _nothing(at: Applied) -> UserRecord:

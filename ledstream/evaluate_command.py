@@ -16,6 +16,7 @@ from training.benchmarks.case import print_rows
 from training.benchmarks.own_events import archive
 from training.evaluate import Row
 from training.progress import progress_bars
+from training.struck import struck_places, without_struck
 
 ARCHIVE = "archive"
 
@@ -40,7 +41,9 @@ def run(
 
 
 def _own_rows(settings: Settings, dims: Sequence[int]) -> Iterator[Row]:
-    events = without_erased(read_archive(settings.archive_dir), parts.tombstones(settings), erase=ERASE)
+    archived = read_archive(settings.archive_dir)
+    struck = struck_places(lambda columns: [archived.select(columns)])
+    events = without_erased(without_struck(archived, struck), parts.tombstones(settings), erase=ERASE)
     chosen = train_settings(settings.model_copy(update={"tune": True}))
     with progress_bars() as progress:
         for dim in dims:

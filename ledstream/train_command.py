@@ -38,6 +38,7 @@ from training.narrow import NarrowSettings
 from training.progress import Progress, progress_bars
 from training.spectral import SpectralSettings
 from training.streamed import Batches
+from training.struck import struck_places, without_struck
 from training.survey import HELD_OUT_AFTER_MS, NONE, Survey, survey
 from training.train import Grid, TrainSettings
 
@@ -158,12 +159,15 @@ def _limit(settings: Settings, limit_mb: float) -> str:
 
 
 def _batches(settings: Settings, log: Log, now_ms: int) -> Batches:
-    """The archive of the days to train on, and what the log holds beyond it now, without erased users."""
+    """The archive of the days to train on, and what the log holds beyond it now, without erased users and struck
+    events.
+    """
     since = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(days=settings.train_days)
     newest = list(not_archived(parts.archive(settings, log), log))
-    read = partial(archive_batches, settings.archive_dir, COLUMNS, since_day=f"{since:%Y-%m-%d}", beyond=newest)
+    read = partial(archive_batches, settings.archive_dir, since_day=f"{since:%Y-%m-%d}", beyond=newest)
     tombstones = parts.tombstones(settings)  # as of now, for every reading
-    return lambda: (without_erased(events, tombstones, erase=ERASE) for events in read())
+    struck = struck_places(read)
+    return lambda: (without_erased(without_struck(events, struck), tombstones, erase=ERASE) for events in read(COLUMNS))
 
 
 def _learn(

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Set
 from contextlib import suppress
 
-from stream.events import ERASE, DecodeError, decode_event
+from stream.events import DecodeError, decode_event
 from stream.log import Log, LogUnavailable, UnknownTopic
 from stream.topics import EVENTS
 
@@ -61,7 +61,7 @@ def newest_items(log: Log) -> list[str]:
             for record in log.read(EVENTS, partition, first, READ_OF_A_PARTITION):
                 with suppress(DecodeError):
                     event = decode_event(record.value)
-                    items += [event.item_id] if event.kind != ERASE else []
+                    items += [event.item_id] if event.item_id else []
     except (LogUnavailable, UnknownTopic):
         return []
     return items

@@ -17,8 +17,9 @@ from ledstream.settings import Settings, SettingsError, read_settings
 from ledstream.train_command import run_once, train_once
 from store.releases import Release
 from stream.announcements import current_version
-from stream.events import Event, decode_event, encode_event, erasure
+from stream.events import Event, decode_event, encode_event, erasure, event_key, item_key, kind_code, striking
 from stream.log import Entry, Log
+from stream.strikes import Strike
 from stream.topics import EVENTS
 from training.memory import TooLittleMemory
 from training.train import TooFewEvents
@@ -59,6 +60,14 @@ def test_an_erasure_that_is_not_archived_yet_is_heeded_at_once(settings: Setting
     assert "secret" in items_of(trained(settings, log))
     append(log, [erasure("ana", NOW + 1)])
     assert "secret" not in items_of(trained(settings, log, at_ms=NOW + 1000))
+
+
+@pytest.mark.parametrize("key", [event_key("secret-1"), 0])
+def test_an_event_that_was_struck_a_moment_ago_is_not_learnt_from(settings: Settings, log: Log, key: int) -> None:
+    append(log, [*views(4), Event("ana", "secret", "view", NOW, "secret-1"), Event("ana", "item-1", "view", NOW)])
+    archive_everything(settings, log)
+    append(log, [striking("ana", Strike(item_key("secret"), kind_code("view"), NOW, 2, key), NOW + 1)])
+    assert items_of(trained(settings, log)) == {f"item-{n}" for n in range(4)}
 
 
 def test_only_so_many_releases_are_kept(settings: Settings, log: Log) -> None:
