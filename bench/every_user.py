@@ -15,6 +15,7 @@ from store.user_record import TIMELINE, Applied, UserRecord, decode_record, head
 from store.user_state import UserStates, encode_timelines, is_damaged
 from stream.events import ERASE, Event, decode_event, event_key, item_key, kind_code
 from stream.log import Log
+from stream.probes import PROBE
 from stream.topics import EVENTS
 
 READ_AT_ONCE = 10_000
@@ -71,8 +72,9 @@ def logged_events(log: Log) -> Iterator[tuple[int, int, Event]]:
         following = start
         while following < ends[partition]:
             for record in log.read(EVENTS, partition, following, READ_AT_ONCE):
-                yield partition, record.offset, decode_event(record.value)
                 following = record.offset + 1
+                if record.value != PROBE:
+                    yield partition, record.offset, decode_event(record.value)
 
 
 def folded(events: Iterator[tuple[int, int, Event]], max_events: int) -> dict[str, Expected]:
