@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 # uv from the PATH, or one kept beside the environment.
 UV = $(shell command -v uv || echo $(CURDIR)/$(VENV)/uv/bin/uv)
 
-.PHONY: demo test debian-tools tracker-tools check format lock clean
+.PHONY: demo test debian-tools tracker-tools check contract format lock clean
 
 demo: $(VENV)/runtime.stamp
 	@$(BIN)/python -m ledstream demo --started-at $(STARTED) $(if $(FOR),--for $(FOR)) $(if $(DATA),--data $(DATA))
@@ -38,6 +38,10 @@ check: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	cd clients/python && $(CURDIR)/$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py tests/test_docs.py
+
+# Takes down what the HTTP interface has got since; refuses where it would no longer be what others build on.
+contract: $(VENV)/dev.stamp
+	LEDSTREAM_TEST_RENEW=1 $(BIN)/python -m pytest -q tests/contract
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
