@@ -121,6 +121,25 @@ def test_a_product_page_is_a_view_its_button_a_sale_and_both_change_the_list_on_
     assert visit.complaints == []
 
 
+def test_reasons_name_what_was_done_and_add_up_to_the_score(visit: Visit) -> None:
+    visit.go("/categories/lamps")
+    visit.agree()
+    visit.like(7)
+    visit.wait_for("after your like")
+    visit.go("/items/item-00050")
+    visit.wait_for("after you opened this page")
+    visit.tab.click("#why")
+    visit.tab.wait_for_selector("#recommended .row:first-child .why")
+    lines = visit.tab.locator("#recommended .row:first-child .why li").all_inner_texts()
+    assert any(line.startswith("liked ") for line in lines)
+    assert any(line.startswith("viewed ") for line in lines)
+    *parts, score = [float(line.split()[-1].replace("−", "-")) for line in lines]
+    assert sum(parts) == pytest.approx(score, abs=0.003), "each is rounded"
+    visit.tab.click("#why")
+    assert visit.tab.locator(".why").count() == 0
+    assert visit.complaints == []
+
+
 def test_without_a_yes_the_recommender_hears_nothing_and_nothing_is_stored(visit: Visit) -> None:
     visit.go("/")
     assert visit.tab.is_visible("#consent")

@@ -121,13 +121,11 @@
 
   // Why
 
+  // The shop's own server asks for the reasons: they tell what somebody did, which is not for every page to see.
   async function explain() {
     const { k, exclude } = list.dataset;
-    const query = new URLSearchParams({ user: who(), k, exclude, explain: "true" });
-    const answer = await (await fetch(`${server}/v1/slot?${query}`, { credentials: "omit" })).json();
-    const reasons = new Map((answer.items || []).map((item) => [item.item_id, item]));
-    const ids = [...reasons.values()].flatMap((item) => (item.reasons?.events || []).map((event) => event.item_id));
-    const titles = await (await fetch(`/titles?${new URLSearchParams({ items: [...new Set(ids)].join() })}`)).json();
+    const { items, titles } = await (await fetch(`/why?${new URLSearchParams({ k, exclude })}`)).json();
+    const reasons = new Map(items.map((item) => [item.item_id, item]));
     for (const row of list.children) {
       row.querySelector(".why")?.remove();
       const item = reasons.get(row.dataset.ledstreamItem);
@@ -215,7 +213,8 @@
   find("#why").addEventListener("click", ({ currentTarget }) => {
     asksWhy = !asksWhy;
     currentTarget.setAttribute("aria-pressed", asksWhy);
-    explain();
+    if (asksWhy) explain();
+    else list.querySelectorAll(".why").forEach((reasons) => reasons.remove());
   });
 
   find("#sign-in").addEventListener("submit", (sent) => {

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import aiohttp
 import orjson
@@ -23,7 +23,6 @@ from ledstream.shop.products import CATEGORIES, Assortment, Product
 FILES = {"shop.css": "text/css", "shop.js": "text/javascript", "shop.svg": "image/svg+xml"}
 POPULAR, SIMILAR, OF_A_CATEGORY, FOUND = 12, 8, 6, 24
 PATIENCE_S = 1.0  # of a page for the recommender, without which it is shown as well
-MOST_TITLES = 200
 _Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -62,7 +61,7 @@ class Site:
         app.router.add_get("/categories/{slug}", self._category)
         app.router.add_get("/items/{item_id}", self._product)
         app.router.add_get("/search", self._search)
-        app.router.add_get("/titles", self._titles)
+        app.router.add_get("/why", self._why)
         app.router.add_get("/pictures/{item_id}.svg", self._picture)
         for name in FILES:
             app.router.add_get(f"/{name}", self._file)
@@ -83,7 +82,7 @@ class Site:
 
     async def _home(self, _: web.Request) -> web.Response:
         nobody = f"nobody-{secrets.token_hex(8)}"  # is shown what is popular
-        popular = await self._items(f"/v1/recommendations?user={nobody}&k={POPULAR}")
+        popular = await self._products(f"/v1/recommendations?user={nobody}&k={POPULAR}")
         shown = {
             category: products[place * 7 % len(products)]
             for place, category in enumerate(CATEGORIES)
@@ -114,20 +113,30 @@ class Site:
 
     async def _product(self, request: web.Request) -> web.Response:
         product = self._found(request)
-        similar = await self._items(f"/v1/items/{quote(product.item_id, safe='')}/similar?k={SIMILAR}")
+        similar = await self._products(f"/v1/items/{quote(product.item_id, safe='')}/similar?k={SIMILAR}")
         is_on_sale = self._assortment.is_on_sale(product.item_id)
         return _html(self._pages.product(product, similar, is_on_sale=is_on_sale))
 
     async def _search(self, request: web.Request) -> web.Response:
         query = request.query.get("q", "")[:80].strip()
-        found = await self._items(f"/v1/items?q={quote(query, safe='')}&k={FOUND}") if query else []
+        found = await self._products(f"/v1/items?q={quote(query, safe='')}&k={FOUND}") if query else []
         return _html(self._pages.listing(f"Search: {query}" if query else "Search", [("", found)], query))
 
-    async def _titles(self, request: web.Request) -> web.Response:
-        """Names of products by id, for reasons."""
-        items = request.query.get("items", "").split(",")[:MOST_TITLES]
-        found = {item: product.title for item in items if (product := self._assortment.find(item))}
-        return web.Response(body=orjson.dumps(found), content_type="application/json")
+    async def _why(self, request: web.Request) -> web.Response:
+        """Reasons for what is recommended to who asks, and the names of products in them.
+
+        They tell what somebody did, so that the recommender tells them to servers alone: this one asks for whom the
+        visitor's own cookie names. (A shop with accounts would ask for whom it has signed in.)
+        """
+        cookies = request.cookies
+        user = unquote(cookies.get("ledstream_user") or cookies.get("ledstream_id") or "")
+        wanted = {name: request.query.get(name, "") for name in ("k", "exclude")}
+        query = urlencode({"user": user, **wanted, "explain": "true"})
+        items = await self._answer(f"/v1/recommendations?{query}") if user else []
+        events = [event for item in items for event in item.get("reasons", {}).get("events", ())]
+        found = {event["item_id"]: self._assortment.find(event["item_id"]) for event in events if event["item_id"]}
+        titles = {item_id: product.title for item_id, product in found.items() if product}
+        return web.Response(body=orjson.dumps({"items": items, "titles": titles}), content_type="application/json")
 
     async def _picture(self, request: web.Request) -> web.Response:
         picture = picture_of(self._found(request))
@@ -144,17 +153,21 @@ class Site:
             raise web.HTTPNotFound
         return product
 
-    async def _items(self, path: str) -> list[Product]:
-        """The products of an answer of the recommender; none where it does not answer, or not yet."""
+    async def _products(self, path: str) -> list[Product]:
+        """Those of an answer of the recommender."""
+        found = [self._assortment.find(item["item_id"]) for item in await self._answer(path)]
+        return [product for product in found if product is not None]
+
+    async def _answer(self, path: str) -> list[dict[str, Any]]:
+        """Items of an answer of the recommender; none where it does not answer, or not yet."""
         try:
             async with self._session.get(path) as response:
                 if response.status != 200:
                     return []
-                answer: dict[str, Any] = orjson.loads(await response.read())
+                items: list[dict[str, Any]] = orjson.loads(await response.read())["items"]
         except (aiohttp.ClientError, TimeoutError):
             return []
-        items = [self._assortment.find(item["item_id"]) for item in answer["items"]]
-        return [product for product in items if product is not None]
+        return items
 
 
 def _html(page: str, status: int = 200) -> web.Response:
