@@ -36,7 +36,12 @@ def test_the_wheel_works_where_nothing_else_is_installed(tmp_path: Path) -> None
     """But for what httpx brings: the same that `pip install` would, without the network."""
     copy, alone = tmp_path / "copy", tmp_path / "alone"
     shutil.copytree(CLIENTS / "python", copy, ignore=shutil.ignore_patterns("tests", "build", "*.egg-info", ".*"))
-    build = [*(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"), "-w", tmp_path, copy]
+    build: list[str | Path] = [
+        *(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"),
+        "-w",
+        tmp_path,
+        copy,
+    ]
     subprocess.run(build, check=True, timeout=120)
     (wheel,) = tmp_path.glob(f"ledstream_client-{__version__}-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:

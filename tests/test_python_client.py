@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -13,14 +14,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-from ledstream_client import AsyncClient, CatalogueItem, Client, Event, NotAllowed, NotFound, Patience
+from ledstream_client import AsyncClient, CatalogueItem, Client, Event, NotAllowed, NotFound, Patience, answers
+from ledstream_client.reading import NAMED, REST
 
 from ledstream.own_system import OwnSystem
 from ledstream.settings import read_settings
@@ -31,6 +33,29 @@ from tests.worlds import releases, two_tastes
 
 CLIENT = Path(__file__).parents[1] / "clients/python"
 WRITE_KEY, ADMIN_KEY = "shop-key-2026", "admin-key-2026"
+CONTRACT = Path(__file__).with_name("contract") / "openapi-v1.json"
+PROMISED = {
+    answers.Reason: "Reason",
+    answers.Reasons: "Reasons",
+    answers.Item: "ScoredItem",
+    answers.Waited: "AfterAnswer",
+    answers.Recommendations: "RecommendationsAnswer",
+    answers.Similar: "SimilarAnswer",
+    answers.Known: "ItemAnswer",
+    answers.Found: "FoundItems",
+    answers.Period: "PeriodEntry",
+    answers.TimelineEntry: "TimelineItem",
+    answers.User: "UserAnswer",
+    answers.Erasure: "ErasureAnswer",
+    answers.Strike: "StrikeAnswer",
+    answers.Merged: "MergeAnswer",
+    answers.Release: "ReleaseEntry",
+    answers.Releases: "ReleasesAnswer",
+    answers.Activation: "ActivationAnswer",
+    answers.Declined: "RefusedEntry",
+    answers.Consumer: "ConsumerEntry",
+    answers.Health: "ReadyAnswer",
+}
 KEYS = {"SHOP_WRITE_KEY": WRITE_KEY, "SHOP_ADMIN_KEY": ADMIN_KEY}
 
 
@@ -140,6 +165,31 @@ def test_everything_else_answers_as_it_is_typed(client: Client) -> None:
         client.similar("umbrella")
 
 
+def test_reasons_add_up_and_an_event_that_is_struck_is_gone(client: Client) -> None:
+    seen = client.track_many([Event("rita", item, "view") for item in ("hat-01", "belt-02")])
+    first = client.recommend("rita", k=3, explain=True, after=seen, wait_ms=1000).items[0]
+    assert first.reasons is not None
+    assert {one.item_id for one in first.reasons.events} == {"hat-01", "belt-02"}
+    total = first.reasons.bias + sum(one.contribution for one in first.reasons.events)
+    assert total == pytest.approx(first.score, abs=1e-5)
+    (belt,) = [one.entry for one in client.user("rita").timeline if one.item_id == "belt-02"]
+    struck = client.strike("rita", belt)
+    without = client.recommend("rita", k=3, explain=True, after=struck.token, wait_ms=1000).items[0]
+    assert without.reasons is not None
+    assert [one.item_id for one in without.reasons.events] == ["hat-01"]
+    until(lambda: [one.item_id for one in client.user("rita").timeline] == ["hat-01"])
+
+
+@pytest.mark.parametrize(("form", "name"), PROMISED.items(), ids=lambda one: getattr(one, "__name__", one))
+def test_each_class_of_an_answer_has_what_the_contract_promises(form: type, name: str) -> None:
+    promised = json.loads(CONTRACT.read_text())["components"]["schemas"][name]
+    fields = {one.metadata.get(NAMED, one.name): one for one in dataclasses.fields(form)}
+    fields.pop(REST, None)
+    needed = {name for name, one in fields.items() if one.default is one.default_factory is dataclasses.MISSING}
+    assert needed <= set(promised["required"])
+    assert promised["properties"].keys() <= fields.keys()
+
+
 def test_items_are_put_found_and_shown(client: Client) -> None:
     put = client.put_items(
         [CatalogueItem("hat-05", title="A red hat", price=12.5, currency="EUR", more={"colour": "red"})]
@@ -245,6 +295,6 @@ def environ() -> dict[str, str]:
     return os.environ | KEYS | {"PYTHONPATH": str(CLIENT)}
 
 
-def table(path: Path, rows: list[list[object]]) -> None:
+def table(path: Path, rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)

@@ -3,6 +3,7 @@
 from ledstream_client.answers import (
     Activation,
     Consumer,
+    Declined,
     Erasure,
     Found,
     Health,
@@ -47,6 +48,7 @@ __all__ = [
     "Client",
     "Consumer",
     "Counts",
+    "Declined",
     "Erasure",
     "Event",
     "Found",

@@ -127,7 +127,7 @@ class TimelineEntry:
     item_id: str | None
     kind: str | None
     time_ms: int
-    entry: str = ""
+    entry: str
     item_key: str | None = None
 
 
@@ -147,25 +147,27 @@ class Erasure:
     """receipt: signed, without the id; keep it as it is. None where the server keeps no tombstones."""
 
     user: str
-    status: str
+    status: str = "accepted"
     receipt: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Strike:
-    """One event leaves the user's timeline, as if it had never been."""
+    """One event leaves the user's timeline, as if it had never been. token: for `after`, as of a post."""
 
     user: str
     entry: str
     status: str = "accepted"
+    token: str | None = None
 
 
 @dataclass(frozen=True)
 class Merged:
-    """merged: events that were the visitor's and are the user's now."""
+    """merged: events that were the visitor's and are the user's now. token: for `after`, as of a post."""
 
     user: str
     merged: int
+    token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,15 @@ class Activation:
     """Told to every process; each swaps when it has loaded and checked the release."""
 
     version: str
-    status: str
+    status: str = "announced"
+
+
+@dataclass(frozen=True)
+class Declined:
+    """A release that this server would not take, and why."""
+
+    version: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -223,5 +233,7 @@ class Health:
     consumers: Mapping[str, Consumer]
     release: str | None
     announced: str | None
+    refused: Declined | None = None
     canary: str | None = None
     canary_share: float | None = None
+    canary_refused: Declined | None = None

@@ -25,7 +25,7 @@ from ledstream_client.errors import Refused, UnexpectedAnswer
 from ledstream_client.events import Event
 from ledstream_client.handing import EVENTS, ITEMS, Taken, hand_over
 from ledstream_client.items import CatalogueItem
-from ledstream_client.patience import Request, Steps, asked
+from ledstream_client.patience import Key, Request, Steps, asked
 from ledstream_client.reading import read
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ class Choice(TypedDict, total=False):
     details: bool
 
 
+class TimelineChoice(Choice, total=False):
+    """explain: with each item's reasons."""
+
+    explain: bool
+
+
 class UserChoice(Choice, total=False):
     """seen: items the user had events with may be among them."""
 
@@ -55,13 +61,14 @@ class UserChoice(Choice, total=False):
 
 
 class FullChoice(UserChoice, total=False):
-    """explain: with each item's reasons.
+    """explain: with each item's reasons, which name what the user did: needs the admin key.
 
-    after: what `track` returned, or its token: answer once those events are in, waiting at most wait_ms for them.
+    after: what `track` returned, or the token of another answer: answer once those events are in, waiting at most
+    wait_ms for them.
     """
 
     explain: bool
-    after: Taken[Event] | str
+    after: Taken[Event] | str | None
     wait_ms: int
 
 
@@ -115,7 +122,8 @@ def _recommend(user: str, **wanted: Unpack[FullChoice]) -> Steps[Recommendations
         query["after"] = token
     else:
         query.pop("wait_ms", None)  # nothing was taken that could be waited for
-    return read(Recommendations, (yield from asked(Request("GET", f"/v1/recommendations?{_encoded(query)}"))))
+    key: Key = "admin" if wanted.get("explain") else "none"
+    return read(Recommendations, (yield from asked(Request("GET", f"/v1/recommendations?{_encoded(query)}", key))))
 
 
 def _recommend_many(users: Sequence[str], **wanted: Unpack[UserChoice]) -> Steps[list[Recommendations]]:
@@ -127,7 +135,7 @@ def _recommend_many(users: Sequence[str], **wanted: Unpack[UserChoice]) -> Steps
     return [read(Recommendations, one, f"answers.{place}") for place, one in enumerate(answer["answers"])]
 
 
-def _recommend_for(timeline: Iterable[Event], **wanted: Unpack[Choice]) -> Steps[Recommendations]:
+def _recommend_for(timeline: Iterable[Event], **wanted: Unpack[TimelineChoice]) -> Steps[Recommendations]:
     """The best items for who did this, oldest first. Nothing is stored, and users of the events do not matter."""
     events = [{"item_id": event.item_id, "kind": event.kind, "time_ms": event.time_ms} for event in timeline]
     body = {"timeline": events, **_listed(wanted)}
