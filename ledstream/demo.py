@@ -118,7 +118,7 @@ class _Demo:
         for sentence in (
             f"HTTP API at {server}, its docs at {server}/docs",
             f"console at {server}/console",
-            *([f"shop at {shop}/ : turn recommendations on, look around, and watch them follow"] if shop else []),
+            *([f"shop at {shop} : turn recommendations on, look around, and watch them follow"] if shop else []),
         ):
             self._console.print(sentence, highlight=False, soft_wrap=True)
 

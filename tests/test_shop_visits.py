@@ -88,7 +88,7 @@ def visit(world: World, browser: Any) -> Iterator[Visit]:
     context.close()
 
 
-def test_what_is_liked_changes_what_is_recommended_and_is_in_the_visitors_timeline(visit: Visit) -> None:
+def test_what_is_liked_changes_what_is_recommended_and_the_console_shows_both(visit: Visit) -> None:
     visit.go("/categories/mugs")
     visit.agree()
     visit.wait_for("What everybody likes")
@@ -99,11 +99,20 @@ def test_what_is_liked_changes_what_is_recommended_and_is_in_the_visitors_timeli
     visit.wait_for("Chosen for you")
     assert not [title for title in visit.recommended if " lamp, " in title]
     lamps = [visit.like(place) for place in (20, 21, 22)]
+    last = visit.tab.locator(".card .title").nth(22).inner_text()
     visit.wait_for("after your like")
     until(lambda: bool(visit.tab.wait_for_timeout(50)) or any(" lamp, " in title for title in visit.recommended))
     assert visit.tab.locator("#recommended .new").count() > 0
     until(lambda: visit.did() == [(item, "click") for item in mugs + lamps])
     assert visit.complaints == []
+    with visit.context.expect_page() as opened:
+        visit.tab.click("#console")
+    console = opened.value
+    console.wait_for_selector(f"text={visit.user}")
+    console.wait_for_function("(title) => document.querySelector('main').innerText.includes(title)", arg=last)
+    console.wait_for_function(
+        "(title) => document.querySelector('main').innerText.includes(title)", arg=visit.recommended[0]
+    )
 
 
 def test_a_product_page_is_a_view_its_button_a_sale_and_both_change_the_list_on_it(visit: Visit) -> None:

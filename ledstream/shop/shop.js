@@ -68,7 +68,7 @@
         return drawn;
       }),
     );
-    move(before);
+    if (was) move(before);
     tracker.scan();
     if (asksWhy) explain();
   }

@@ -21,7 +21,7 @@ from ledstream.shop.pictures import picture_of
 from ledstream.shop.products import CATEGORIES, Assortment, Product
 
 FILES = {"shop.css": "text/css", "shop.js": "text/javascript", "shop.svg": "image/svg+xml"}
-POPULAR, SIMILAR, OF_A_CATEGORY, FOUND = 12, 8, 6, 24
+POPULAR, SIMILAR, OF_A_CATEGORY, FOUND = 12, 8, 8, 24
 PATIENCE_S = 1.0  # of a page for the recommender, without which it is shown as well
 _Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
