@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib.metadata import distribution, files
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.conftest import missing
 CLIENTS = Path(__file__).parents[1] / "clients"
 ALONE = """
 import sys
+import tomllib
 sys.path = [sys.argv[1], *sys.path]
 import ledstream_client
 assert ledstream_client.__file__.startswith(sys.argv[1])
@@ -78,6 +80,12 @@ def put_beside(folder: Path, name: str) -> None:
         target = Path(str(distribution(name).locate_file(part)))
         if not (folder / part).exists():
             (folder / part).symlink_to(target)
+
+
+def test_clients_have_the_version_of_the_server() -> None:
+    project = tomllib.loads((CLIENTS.parent / "pyproject.toml").read_text())["project"]
+    package = json.loads((CLIENTS / "js/package.json").read_text())
+    assert project["version"] == __version__ == package["version"]
 
 
 def npm(*command: str, cwd: Path = CLIENTS / "js") -> str:

@@ -10,7 +10,8 @@ if (isOn) {
 }
 document.querySelector("div")?.addEventListener("ledstream:recs", (event) => {
   const answer: Answer = event.detail;
-  console.log(answer.items[0]?.item_id, answer.answer_id);
+  const title: string | undefined = answer.items[0]?.title;
+  console.log(answer.items[0]?.item_id, title, answer.answer_id);
 });
 // @ts-expect-error a value is a number
 shop.sale("hat-01", { value: "39.9" });

@@ -1,7 +1,15 @@
-/** An item that the server recommends. */
+/** An item that the server recommends, with what the catalogue knows of it: fields of your own are there too, as texts. */
 export interface Recommended {
   item_id: string;
   score: number;
+  title?: string;
+  url?: string;
+  image?: string;
+  category?: string;
+  price?: number;
+  currency?: string;
+  stock?: number;
+  [field: string]: string | number | undefined;
 }
 
 /** What a slot was filled with: `detail` of the event `ledstream:recs`. */
