@@ -20,7 +20,7 @@ from store.erased_users import ErasedUsers
 from store.erasure_key import WrongErasureKey, erasure_key
 from store.tombstones import Tombstones
 from store.user_state import VIRTUAL_PARTITIONS, UserStates
-from stream.backends import MissingClient
+from stream.backends import DELIVERY_TIMEOUT_S, MissingClient
 from stream.backends import open_log as open_backend
 from stream.decoding import Decoder
 from stream.events import Border, item_key
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SERVING_TIMEOUT_S = 0.25
+# How long an event waits for a log that does not answer, before it goes to the disk: what was being sent may be there
+# as well, and counts once by its id.
+PATIENCE_S = 2.0
 FEW = 50  # users, for whom the hash is quicker one by one
 
 
@@ -53,14 +56,15 @@ def log_address(settings: Settings) -> str:
 def open_log(settings: Settings, *, meanwhile: Spool | None = None) -> Log:
     """The log, with every topic there. Raises LogUnavailable; SettingsError for an address nobody understands.
 
-    meanwhile: where events can be kept; a log that is away is no reason not to start then.
+    meanwhile: where events can be kept; a log that is away is no reason not to start then, nor to wait for long.
     """
     _check_embedded_runs(settings)
     address = log_address(settings)
     if address.startswith("kafka://") and "?" not in address:
         address += f"?replication={settings.replication}"
+    patience_s, client = DELIVERY_TIMEOUT_S if meanwhile is None else PATIENCE_S, settings.kafka_client
     try:
-        log = open_backend(address, settings.namespace, kafka_client=settings.kafka_client)
+        log = open_backend(address, settings.namespace, kafka_client=client, delivery_timeout_s=patience_s)
     except MissingClient as error:
         raise SettingsError(f"LEDSTREAM_KAFKA_CLIENT = {settings.kafka_client!r}: {error}") from None
     except ValueError as error:

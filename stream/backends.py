@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 FORGET = "forget_groups_after_s"
+DELIVERY_TIMEOUT_S = 15.0  # outlives a fail-over of Kafka (9.75 s with brokers' own settings)
 
 
 class MissingClient(ImportError):
@@ -22,17 +23,23 @@ class MissingClient(ImportError):
 
 
 def open_log(
-    address: str, namespace: str, *, kafka_client: Literal["kafka-python", "confluent"] = "kafka-python"
+    address: str,
+    namespace: str,
+    *,
+    kafka_client: Literal["kafka-python", "confluent"] = "kafka-python",
+    delivery_timeout_s: float = DELIVERY_TIMEOUT_S,
 ) -> Log:
     """The log at `kafka://host:port,host:port?replication=3`, `redis://…`, `rediss://…` or `unix:///path`.
 
     The latter three take `?forget_groups_after_s=604800` beside what the Redis client understands.
+    delivery_timeout_s: when an append to Kafka gives up; one to Redis does as its client says.
     Connects at first use. Raises ValueError, naming the address, where it cannot be understood; MissingClient.
     """
     parts = urlsplit(address)
     if parts.scheme == "kafka":
         kind = _kafka_log() if kafka_client == "kafka-python" else _confluent_log()
-        return kind(_brokers(address), namespace, replication=_replication(address))
+        options = {"replication": _replication(address), "delivery_timeout_s": delivery_timeout_s}
+        return kind(_brokers(address), namespace, **options)
     if parts.scheme in ("redis", "rediss", "unix"):
         try:
             address_of_redis, forget_groups_after_s = _forget_groups_after_s(address)

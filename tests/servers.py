@@ -132,6 +132,16 @@ class KafkaServer:
         """The crash: SIGKILL. Harmless when not running."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """It takes connections and says nothing any more, until `resume`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on where it was. Harmless when not running."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
     def restart(self) -> None:
         self.kill()
         self.start()
