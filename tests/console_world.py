@@ -23,7 +23,7 @@ from ledstream.pulse import Pulse
 from serving.collector.origins import Origins
 from serving.collector.paths import Door
 from serving.collector.sites import Sites
-from serving.parts import Erasures, Parts, wall_clock_ms
+from serving.parts import Erasures, Limits, Parts, wall_clock_ms
 from store.catalogue import Catalogue
 from store.connection import Client, connect
 from store.erased_users import ErasedUsers
@@ -94,7 +94,9 @@ def console(redis_address: str, namespace: str, folder: Path, *, admin_key: str 
         parts = _parts(client, namespace, folder)
 
         async def serve() -> None:
-            async with serving(parts, door=Door(Sites.of("", admin_key, is_local=True), Origins.of(""))) as port:
+            async with serving(
+                parts, Limits(probe_every_s=0.2), door=Door(Sites.of("", admin_key, is_local=True), Origins.of(""))
+            ) as port:
                 found.set_result(port)
                 await asyncio.to_thread(stop.wait)
 

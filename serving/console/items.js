@@ -6,11 +6,11 @@ import { asking, badge, button, empty, h, panel, put } from "./dom.js";
 import { Chart } from "./charts.js";
 import { count, figure, moment, plural, releaseName } from "./format.js";
 import { CatalogueMap } from "./map.js";
-import { learn, picture, safeUrl, thing } from "./things.js";
+import { learn, picture, webAddress, thing } from "./things.js";
 
 const NEIGHBOURS = 12, FOUND = 20;
 const SPANS = { hour: "48 hours", day: "28 days" };
-const SHOWN = ["category", "price", "currency", "stock", "url"];
+const SHOWN = ["category", "price", "stock", "url"];
 
 export function items(main, _, id) {
   const found = h("div", {}), body = h("div", {});
@@ -63,9 +63,9 @@ async function metadata(id, about) {
     missing = "Neither the catalogue nor the current release knows this item.";
   }
   learn(item);
-  const url = item.url && safeUrl(item.url);
+  const url = item.url && webAddress(item.url);
   const facts = SHOWN.filter((name) => item[name] !== null && item[name] !== undefined && item[name] !== "")
-    .map((name) => [h("dt", {}, name), h("dd", {}, name === "url" && url ? h("a", { href: url, rel: "noreferrer" }, item.url) : String(item[name]))]);
+    .map((name) => [h("dt", {}, name), h("dd", {}, name === "url" && url ? h("a", { href: url, rel: "noreferrer" }, item.url) : name === "price" ? `${item.price.toFixed(2)} ${item.currency || ""}` : String(item[name]))]);
   const inRelease = item.in_release;
   return put(about, h("div", { class: "head" }, picture(item, "large"), h("div", {}, h("h2", { class: "big" }, item.title || id),
     h("p", { class: "quiet" }, item.title ? `${id} ` : "", inRelease === undefined ? "" : inRelease ? badge("in the release", "good") : badge("not in the release", "warn"),

@@ -16,7 +16,7 @@ class Recommendations {
   constructor(user) {
     this.user = user;
     this.items = [];
-    this.rows = []; // of the timeline: [entry, element]
+    this.rows = []; // of the timeline: [event, element]
     this.body = h("div", {});
     this.noted = h("p", { class: "quiet" });
     this.legend = h("ul", { class: "legend" });
@@ -57,16 +57,15 @@ class Recommendations {
     }
   }
 
-  // A row of the timeline shows the colour of its event, once that has one.
-  marks(entry, row) {
-    this.rows = this.rows.filter(([, one]) => one.isConnected);
-    this.rows.push([entry, row]);
-    this.#markRow(entry, row);
+  // Rows of the timeline, each with its event, show the colour of that, once it has one.
+  mark(rows) {
+    this.rows = rows;
+    this.#markRows();
   }
 
   #markRows() {
     for (const [entry, row] of this.rows) this.#markRow(entry, row);
-    this.rows[0]?.[1].parentElement?.classList.toggle("marked", Boolean(this.colours.size));
+    this.rows[0]?.[1].parentElement?.classList.toggle("marked", Boolean(this.colours?.size));
   }
 
   #markRow(entry, row) {

@@ -42,10 +42,11 @@ export function hue(text) {
   return sum;
 }
 
-export function safeUrl(text) {
+// An address of the web as the catalogue has it, or null; "/…" is of the shop's own site, as the item's page is.
+export function webAddress(text, page) {
   try {
-    const url = new URL(text, location.origin);
-    return ["http:", "https:", "data:"].includes(url.protocol) ? url.href : null;
+    const url = new URL(text, new URL(page || "/", location.origin));
+    return ["http:", "https:"].includes(url.protocol) ? url.href : null;
   } catch {
     return null;
   }
@@ -54,7 +55,7 @@ export function safeUrl(text) {
 export function picture(item, size = "") {
   const id = item.item_id || "?";
   const letters = h("span", { class: `pic ${size}`, "aria-hidden": "true", style: { "--hue": hue(item.category || id) } }, (item.title || id).slice(0, 2));
-  const url = item.image && safeUrl(item.image);
+  const url = item.image && webAddress(item.image, item.url);
   if (!url) return letters;
   return h("img", { class: `pic ${size}`, src: url, alt: "", loading: "lazy", onerror: (event) => event.target.replaceWith(letters) });
 }

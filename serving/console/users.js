@@ -71,8 +71,10 @@ class User {
       h("p", { class: "quiet" }, `${plural(events, "event")} applied, ${count(entries.length)} in the timeline · last ${ago(asOf)} · release ${releaseName(release)}`)),
     h("div", { class: "row" }, button("Look again", () => this.show()),
       working("Erase…", () => this.#erase(), (error) => this.#fails(error), { class: "danger" }))));
-    put(this.timeline, entries.length ? h("ol", { class: "rows", "aria-label": "Timeline, newest first" }, entries.map((entry) => this.#row(entry)))
+    const rows = entries.map((entry) => [entry, this.#row(entry)]);
+    put(this.timeline, rows.length ? h("ol", { class: "rows", "aria-label": "Timeline, newest first" }, rows.map(([, row]) => row))
       : empty("Nothing in the timeline", "All that was in it was struck."));
+    this.recommended.mark(rows);
   }
 
   #row(entry) {
@@ -81,7 +83,6 @@ class User {
     if (this.canStrike && entry.entry) {
       row.append(working("Strike", () => this.#strike(entry, row), (error) => this.#fails(error), { class: "small", "aria-label": `Strike ${entry.kind} of ${entry.item_id || entry.item_key}` }));
     }
-    this.recommended.marks(entry, row);
     return row;
   }
 
