@@ -13,6 +13,7 @@ from ledstream.settings import Settings
 from serving.collector.post import put_right
 from serving.collector.sorter import Sorter
 from serving.publisher import entry_of
+from store.tombstones import Tombstones
 from stream.bad_rows import BadRow, note_replayed, read_replayed, read_rows
 from stream.events import InvalidEvent
 from stream.kept import appended
@@ -47,7 +48,7 @@ def run(settings: Settings, arguments: Namespace) -> int:
         if arguments.action == "list":
             _list(log, arguments)
             return 0
-        return _replay(log, Sorter(parts.border(settings)), arguments)
+        return _replay(log, Sorter(parts.border(settings)), parts.tombstones(settings), arguments)
     finally:
         log.close()
 
@@ -89,7 +90,7 @@ def _described(row: BadRow, replayed: set[int]) -> dict[str, object]:
     }
 
 
-def _replay(log: Log, sorter: Sorter, arguments: Namespace) -> int:
+def _replay(log: Log, sorter: Sorter, tombstones: Tombstones, arguments: Namespace) -> int:
     """An event is judged as of when it came, by what is set now."""
     replayed, failed = read_replayed(log), 0
     ready: list[tuple[BadRow, Addressed]] = []
@@ -102,6 +103,10 @@ def _replay(log: Log, sorter: Sorter, arguments: Namespace) -> int:
         except (InvalidEvent, ValueError) as error:
             failed += 1
             print(f"row {row.place}: refused: {error}")
+            continue
+        if min(event.time_ms, row.received_ms) <= (tombstones.until_ms(event.user_id) or -1):
+            failed += 1
+            print(f"row {row.place}: refused: its user was erased since")
             continue
         if arguments.dry_run:
             print(f"row {row.place}: would be replayed to {topic}")

@@ -13,7 +13,9 @@ from itertools import islice
 
 from ledstream.listing import add_replaying, add_window, count, is_within, print_table, when
 from ledstream.settings import Settings
+from store.tombstones import Tombstones
 from stream.dead_letters import KEPT_BYTES, DeadLetter, Place, read_letters, read_replays, replay
+from stream.erased_records import is_of_erased
 from stream.log import Log, Position
 
 Replays = Mapping[Place, Position | None]
@@ -47,7 +49,7 @@ def run(settings: Settings, arguments: Namespace) -> int:
         replays = read_replays(log)
         if arguments.action == "list":
             return _list(log, replays, arguments)
-        return _replay(log, replays, arguments)
+        return _replay(log, replays, parts.tombstones(settings), arguments)
     finally:
         log.close()
 
@@ -89,7 +91,7 @@ def _described(letter: DeadLetter, replays: Replays) -> dict[str, object]:
     }
 
 
-def _replay(log: Log, replays: Replays, arguments: Namespace) -> int:
+def _replay(log: Log, replays: Replays, tombstones: Tombstones, arguments: Namespace) -> int:
     missing = set(arguments.at or ())
     ready: list[DeadLetter] = []
     failed = 0
@@ -98,6 +100,9 @@ def _replay(log: Log, replays: Replays, arguments: Namespace) -> int:
         if letter.is_cut:
             failed += 1
             print(f"{letter.place}: refused: cut at {KEPT_BYTES:,} bytes when it was buried, the rest is not known")
+        elif is_of_erased(letter, tombstones):
+            failed += 1
+            print(f"{letter.place}: refused: its user was erased since")
         elif letter.place in replays and not arguments.again:
             print(f"{letter.place}: left alone: {_before(letter, replays[letter.place])}; --again sends it again")
         elif arguments.dry_run:

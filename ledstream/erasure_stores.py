@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,49 +67,52 @@ class Stores:
             done |= {f"{topic} records": self._delete(self.log, topic) for topic in erased_records.TOPICS}
         return done
 
-    def _erased(self) -> Iterator[tuple[Kept, int]]:
-        """Keys of the store that name an erased user, and when the user was erased last."""
+    def _erased(self) -> Iterator[dict[str, list[Kept]]]:
+        """Keys of the store that name an erased user, some at a time, by kind."""
+        chosen: dict[str, list[Kept]] = {}
         for kept in self.users.scan():
-            until_ms = self.tombstones.until_ms(kept.user_id)
-            if until_ms is not None:
-                yield kept, until_ms
+            if self.tombstones.until_ms(kept.user_id) is not None:
+                chosen.setdefault(kept.kind, []).append(kept)
+                if len(chosen[kept.kind]) == AT_ONCE:
+                    yield {kept.kind: chosen.pop(kept.kind)}
+        yield chosen
 
     def _in_store(self) -> Iterator[Found]:
-        everything = list(self._erased())
-        for chosen in (everything[at : at + AT_ONCE] for at in range(0, len(everything), AT_ONCE)):
-            records = [(kept, until_ms) for kept, until_ms in chosen if kept.kind == "u"]
-            events = self.users.events_until([kept.user_id for kept, _ in records], [at for _, at in records])
-            counts = [(kept, count) for (kept, _), count in zip(records, events, strict=True)]
-            counts += [(kept, 1) for kept, _ in chosen if kept.kind == "damaged"]
-            links = [(kept, until_ms) for kept, until_ms in chosen if kept.kind == "links"]
-            counts += [(kept, self.users.links_until(kept.user_id, until_ms)) for kept, until_ms in links]
-            for kept, count in counts:
-                if count:
-                    yield Found("store", _key_of(kept), self._name(kept.user_id), count)
+        for chosen in self._erased():
+            counts = self._old_events(chosen.get("u", []))
+            counts += [(kept.user_id, "copy set aside", 1) for kept in chosen.get("damaged", [])]
+            for kept in chosen.get("links", []):
+                links = self.users.links_until(kept.user_id, self._until_ms(kept.user_id))
+                counts.append((kept.user_id, "links to visitors", links))
+            yield from (Found("store", what, self._name(user), count) for user, what, count in counts if count)
+
+    def _old_events(self, records: Sequence[Kept]) -> list[tuple[str, str, int]]:
+        users = [kept.user_id for kept in records]
+        counts = self.users.events_until(users, list(map(self._until_ms, users)))
+        return [(user, "record", count) for user, count in zip(users, counts, strict=True)]
 
     def _clear_store(self) -> dict[str, int]:
         done = Counter({"records": 0, "damaged copies": 0, "links": 0, "empty records": 0})
         reached = self._reached()
-        for kept, until_ms in self._erased():
-            if kept.kind == "u":
-                (events,) = self.users.events_until([kept.user_id], [until_ms])
-                done["records"] += bool(events) and self._erase(kept.user_id)
-                done["empty records"] += self.users.forget_marks([kept.user_id], reached)
-            elif kept.kind == "damaged":
-                done["damaged copies"] += self.users.drop_damaged(kept.user_id)
-            else:
-                done["links"] += self.users.unlink_until(kept.user_id, until_ms)
+        for chosen in self._erased():
+            records = chosen.get("u", [])
+            done["records"] += sum(self._erase(user) for user, _, count in self._old_events(records) if count)
+            done["empty records"] += self.users.forget_marks([kept.user_id for kept in records], reached)
+            done["damaged copies"] += sum(self.users.drop_damaged(kept.user_id) for kept in chosen.get("damaged", []))
+            for kept in chosen.get("links", []):
+                done["links"] += self.users.unlink_until(kept.user_id, self._until_ms(kept.user_id))
         return dict(done)
 
     def _erase(self, user_id: str) -> bool:
         """What a store that was restored holds again; a record that has events of a new life as well is left alone."""
-        name, identity = self.tombstones.key.name(user_id), self.log.identity(EVENTS)
-        places = [one.place for one in self.tombstones.all() if one.name == name and one.place is not None]
-        here = [place for place in places if place.log == identity]
-        if here:
-            newest = max(here, key=lambda place: place.offset)
-            return self.users.erase(user_id, Applied(source_of(identity, newest.partition), newest.offset))
-        return self.users.erase_if_old(user_id, self.tombstones.until_ms(user_id) or 0)
+        places = self.tombstones.places(user_id, self.log.identity(EVENTS))
+        if not places:
+            return self.users.erase_if_old(user_id, self._until_ms(user_id))
+        newest = max(places, key=lambda place: place.offset)
+        return self.users.erase(user_id, Applied(source_of(*newest[:2]), newest.offset))
+
+    def _until_ms(self, user_id: str) -> int:
+        return self.tombstones.until_ms(user_id) or 0
 
     def _reached(self) -> dict[int, int]:
         """How far the records are, by source, in the log that is there."""
@@ -184,8 +187,3 @@ def stores(settings: Settings, log: Log, users: ErasedUsers) -> Stores:
 def compaction(of: Stores) -> ArchiveCompaction:
     """Of the archive in these settings."""
     return ArchiveCompaction(of.settings.archive_dir, of.tombstones, erase=ERASE)
-
-
-def _key_of(kept: Kept) -> str:
-    """Without the user's id."""
-    return {"u": "record", "damaged": "copy set aside", "links": "links to visitors"}[kept.kind]

@@ -119,6 +119,12 @@ class Tombstones:
         found = self._erased.get(self.key.name(user_id)) if self._erased else None
         return None if found is None else found.until_ms
 
+    def places(self, user_id: str, log: int) -> list[Place]:
+        """The user's last erasure in each partition of the log."""
+        erased = self._erased.get(self.key.name(user_id))
+        offsets = {} if erased is None else erased.offsets
+        return [Place(of, partition, offset) for (of, partition), offset in offsets.items() if of == log]
+
     def name_of(self, user_id: str) -> bytes | None:
         """What an erased user is called; None for one who never was."""
         name = self.key.name(user_id) if self._erased else b""

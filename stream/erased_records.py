@@ -12,7 +12,7 @@ import orjson
 
 from store.tombstones import Tombstones
 from stream.bad_rows import row_of
-from stream.dead_letters import exhume
+from stream.dead_letters import DeadLetter, exhume
 from stream.events import ERASE, DecodeError, decode_event
 from stream.log import Log, Record
 from stream.topics import BAD_ROWS, DEAD_LETTERS, EVENTS, IMPRESSIONS
@@ -72,6 +72,12 @@ def erased(topic: str, record: Record, tombstones: Tombstones) -> bytes | None:
     return tombstones.name_of(found.user_id)
 
 
+def is_of_erased(letter: DeadLetter, tombstones: Tombstones) -> bool:
+    """Whether its user was erased since it was written."""
+    until_ms = tombstones.until_ms(_user_of(letter))
+    return until_ms is not None and letter.time_ms <= until_ms
+
+
 def _of_event(record: Record) -> About | None:
     try:
         event = decode_event(record.value)
@@ -96,17 +102,20 @@ def _of_bad_row(record: Record) -> About | None:
 
 
 def _of_letter(record: Record) -> About | None:
-    """By the key under which it was written, or by what can be read of its value."""
+    """By what can be read of its value, or by the key under which it was written."""
     try:
         letter = exhume(record)
     except ValueError:
         return None
-    user = _text(letter.key)
+    return About(_user_of(letter), letter.time_ms)
+
+
+def _user_of(letter: DeadLetter) -> str:
     with suppress(ValueError, TypeError, msgpack.UnpackException):
         fields = msgpack.unpackb(letter.value, strict_map_key=False)
         if isinstance(fields, list) and len(fields) > 1 and isinstance(fields[1], str):
-            user = fields[1]
-    return About(user, letter.time_ms)
+            return fields[1]
+    return _text(letter.key)
 
 
 def _text(key: bytes) -> str:
