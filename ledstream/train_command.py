@@ -30,8 +30,10 @@ from stream.events import ERASE, DecodeError, decode_event
 from stream.log import Log
 from stream.topics import EVENTS
 from training.alignment import aligned
+from training.denoised import DenoisedSettings
 from training.gate import COLUMNS, Archived, GateSettings, examine, learnt_until_ms
 from training.interactions import Selection
+from training.joined import JoinedSettings
 from training.learning import counting_kinds, learn_from_disk, learn_in_memory
 from training.memory import MIB, TooLittleMemory, needed, needed_by_file
 from training.narrow import NarrowSettings
@@ -133,8 +135,10 @@ def gradients(settings: Settings, general: TrainSettings) -> tuple[SpectralSetti
     spectral = recipe.general.spectral if begin is None else replace(general.spectral, dim=recipe.dim)
     if isinstance(begin, NarrowSettings):
         spectral = replace(spectral, dim=begin.wide, oversample=begin.oversample)
+    elif isinstance(begin, DenoisedSettings | JoinedSettings):
+        spectral = replace(spectral, oversample=begin.oversample)
     if stage is None:
-        return spectral, 0
+        return spectral, int(isinstance(begin, JoinedSettings))
     return spectral, 1 if stage.settings.tied else 2
 
 

@@ -1,9 +1,9 @@
 """The file of `ledstream train --config`: how a release is trained, beyond what settings can say. TOML, in sections.
 
     [selection]      which events count: fields of `training.interactions.Selection`
-    [pretraining]    method = "closed form" (default), "narrow", "pmi" or "none"; kinds = [...], what it sees; for the
-                     closed form bias and tune; then the fields of `SpectralSettings`, `NarrowSettings`, `PmiSettings`
-                     or `RandomStart`
+    [pretraining]    method = "closed form" (default), "denoised", "joined", "narrow", "pmi" or "none"; kinds = [...],
+                     what it sees; for the first three bias and tune; then the fields of `SpectralSettings`,
+                     `DenoisedSettings`, `JoinedSettings`, `NarrowSettings`, `PmiSettings` or `RandomStart`
     [finetuning]     fields of `FinetuneSettings`, and checkpoint = "FILE"; no section, no fine-tuning
     [evaluation]     on whom early stopping looks: fields of `ValidationSettings`
     [sessions]       instead of the two before: fields of `SessionSettings`, [sessions.recipe] and [sessions.schedule]
@@ -14,6 +14,7 @@ What is not said stays as the settings have it. Unknown sections and keys, and b
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
@@ -25,8 +26,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from ledstream.settings import Settings, SettingsError
+from training.denoised import DenoisedSettings
 from training.finetune.settings import FinetuneSettings, Stage, ValidationSettings
 from training.interactions import Selection
+from training.joined import JoinedSettings
 from training.learning import Trainer
 from training.narrow import NarrowSettings
 from training.pmi import PmiSettings
@@ -39,7 +42,14 @@ if TYPE_CHECKING:
 
 Section = TypeVar("Section")
 Table = dict[str, Any]
-BEGINNINGS: dict[str, type[Begin]] = {"narrow": NarrowSettings, "pmi": PmiSettings, "none": RandomStart}
+BEGINNINGS: dict[str, type[Begin]] = {
+    "denoised": DenoisedSettings,
+    "joined": JoinedSettings,
+    "narrow": NarrowSettings,
+    "pmi": PmiSettings,
+    "none": RandomStart,
+}
+TUNED = ("closed form", "denoised", "joined")  # with a bias, and a grid to choose from
 MOST_DIM: int = next(bound.le for bound in Settings.model_fields["dim"].metadata if hasattr(bound, "le"))
 SECTIONS = ("selection", "pretraining", "finetuning", "evaluation", "sessions")
 
@@ -48,7 +58,7 @@ SECTIONS = ("selection", "pretraining", "finetuning", "evaluation", "sessions")
 class Pretraining:
     """The keys of [pretraining] beside those of its method."""
 
-    method: Literal["closed form", "narrow", "pmi", "none"] = "closed form"
+    method: Literal["closed form", "denoised", "joined", "narrow", "pmi", "none"] = "closed form"
     kinds: tuple[str, ...] = ()
     bias: float | None = None
     tune: bool | None = None
@@ -105,15 +115,18 @@ class ConfigFile:
         about, method = self._split("pretraining", Pretraining)
         recipe = Recipe(replace(general, selection=selection), kinds=about.kinds)
         self._among("pretraining", "kinds", about.kinds, selection)
+        if about.method in TUNED:
+            recipe = replace(recipe, general=self._tuned(recipe.general, about))
+        default = {"dim": general.spectral.dim}
         if about.method == "closed form":
-            recipe = replace(recipe, general=self._closed_form(recipe.general, about, method))
+            spectral = self._section("pretraining", SpectralSettings, default | method)
+            recipe = replace(recipe, general=replace(recipe.general, spectral=spectral))
         else:
-            for key in ("bias", "tune"):
-                if getattr(about, key) is not None:
-                    raise self._refusal("pretraining", key, getattr(about, key), 'only method = "closed form" has it')
-            default = {"dim": general.spectral.dim}
             begin = self._section("pretraining", BEGINNINGS[about.method], default | method)
             recipe = replace(recipe, begin=begin)
+        for key in ("bias", "tune"):
+            if about.method not in TUNED and getattr(about, key) is not None:
+                raise self._refusal("pretraining", key, getattr(about, key), f"only methods {', '.join(TUNED)} have it")
         return replace(recipe, finetuning=self._stage(about, selection))
 
     def _selection(self, general: Selection) -> Selection:
@@ -125,13 +138,14 @@ class ConfigFile:
                 raise self._refusal("selection", "kind_weights", dict(found.kind_weights), f"{kind} is none of {known}")
         return found
 
-    def _closed_form(self, general: TrainSettings, about: Pretraining, table: Table) -> TrainSettings:
-        spectral = self._section("pretraining", SpectralSettings, {"dim": general.spectral.dim} | table)
+    def _tuned(self, general: TrainSettings, about: Pretraining) -> TrainSettings:
+        if about.bias is not None and not math.isfinite(about.bias):
+            raise self._refusal("pretraining", "bias", about.bias, "must be finite")
         bias = general.bias if about.bias is None else about.bias
         grid = general.grid
         if about.tune is not None:
             grid = replace(Grid(), bias=tuple(sorted({*Grid.bias, bias}))) if about.tune else None
-        return replace(general, spectral=spectral, bias=bias, grid=grid)
+        return replace(general, bias=bias, grid=grid)
 
     def _stage(self, about: Pretraining, selection: Selection) -> Stage | None:
         if "finetuning" not in self.tables:
@@ -208,9 +222,11 @@ def configured(settings: Settings, general: TrainSettings) -> tuple[Settings, Tr
     if not settings.config:
         return settings, train
     file = ConfigFile.read(Path(settings.config))
-    for section in ("finetuning", "sessions"):
-        if section in file.tables and find_spec("torch") is None:
-            raise SettingsError(f"{file.path}: [{section}] needs torch and matplotlib: pip install 'ledstream[train]'")
+    needing = [f"[{section}]" for section in ("finetuning", "sessions") if section in file.tables]
+    if file.tables.get("pretraining", {}).get("method") == "joined":
+        needing.append('[pretraining] method = "joined"')
+    if needing and find_spec("torch") is None:
+        raise SettingsError(f"{file.path}: {needing[0]} needs torch and matplotlib: pip install 'ledstream[train]'")
     if "sessions" in file.tables:
         from training.sessions.train import train_sessions
 

@@ -101,6 +101,21 @@ def test_a_file_says_how_a_release_is_trained_and_the_release_tells(
     assert (settings.releases_dir / release.version / "learning-curves.png").stat().st_size > 1000
 
 
+def test_the_best_table_is_a_matter_of_a_file_and_a_retrain_lies_as_the_one_before(
+    settings: Settings, log: Log, tmp_path: Path
+) -> None:
+    append(log, views(6))
+    file = tmp_path / "train.toml"
+    file.write_text('[pretraining]\nmethod = "denoised"\ndim = 3\nridge = 1\n')
+    of_file = settings.model_copy(update={"config": str(file)})
+    trained(of_file, log)
+    append(log, [Event("u0", "item-4", "view", NOW), Event("u1", "item-5", "view", NOW)])
+    again = trained(of_file, log, at_ms=NOW + 1000)
+    assert again.version == current_version(log)
+    assert again.info.about["denoised"]["ridge"] == 1.0
+    assert again.info.about["alignment"]["cosine_after"] > 0.95
+
+
 HOLDS = """
 import sys, time
 from ledstream.settings import read_settings

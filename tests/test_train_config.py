@@ -13,7 +13,9 @@ import pytest
 from ledstream.settings import Settings, SettingsError, read_settings
 from ledstream.train_command import train_settings
 from ledstream.train_config import ConfigFile, configured
+from training.denoised import DenoisedSettings
 from training.finetune.settings import FinetuneSettings, ValidationSettings
+from training.joined import JoinedSettings
 from training.narrow import NarrowSettings
 from training.pmi import PmiSettings
 from training.recipe import RandomStart, Recipe
@@ -81,6 +83,10 @@ def test_what_a_file_does_not_say_stays_as_the_settings_have_it(read: Read) -> N
     assert (tuned.general.spectral.a, tuned.general.spectral.dim, tuned.general.selection.window_s) == (0.1, 64, 60.0)
     assert read('[pretraining]\nmethod = "narrow"\nwide = 100').begin == NarrowSettings(64, 100)
     assert read('[pretraining]\nmethod = "none"\n[finetuning]').begin == RandomStart(64)
+    ridge = read('[pretraining]\nmethod = "denoised"\nridge = 20\ntune = true\nbias = 0.3')
+    assert (ridge.begin, ridge.general.bias) == (DenoisedSettings(64, ridge=20.0), 0.3)
+    assert ridge.general.grid == Grid(bias=(0.0, 0.02, 0.05, 0.1, 0.3))
+    assert read('[pretraining]\nmethod = "joined"\nweight = 1').begin == JoinedSettings(64, weight=1.0)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,11 @@ def test_what_a_file_does_not_say_stays_as_the_settings_have_it(read: Read) -> N
         ("[selection]\nkind_weights = { wish = 1 }", r"kind_weights = .*: wish is none of view, click, sale"),
         ('[pretraining]\nmethod = "magic"', r"\[pretraining\] method = 'magic': Input should be 'closed form'"),
         ('[pretraining]\nmethod = "pmi"\np = 1', r"\[pretraining\] p = 1: no such key; there are dim, min_count"),
-        ('[pretraining]\nmethod = "pmi"\ntune = true', r"tune = True: only method = \"closed form\" has it"),
+        ('[pretraining]\nmethod = "pmi"\ntune = true', r"tune = True: only methods closed form, denoised, joined"),
+        ('[pretraining]\nmethod = "denoised"\np = 1', r"\[pretraining\] p = 1: no such key; there are dim, a, noise"),
+        ('[pretraining]\nmethod = "denoised"\nnoise = true', r"noise = True: Input should be a valid number"),
+        ('[pretraining]\nmethod = "denoised"\nbias = nan', r"\[pretraining\] bias = nan: must be finite"),
+        ('[pretraining]\nmethod = "joined"\ndim = 1', r"\[pretraining\] dim = 1: must be at least 2"),
         ('[pretraining]\nmethod = "none"', r"method = 'none': then there must be a section \[finetuning\]"),
         ("[pretraining]\ndim = 0", r"\[pretraining\] dim = 0: must be at least 1"),
         ("[evaluation]\nk = 10", r"\[evaluation\] says nothing without a section \[finetuning\]"),
@@ -132,6 +142,13 @@ def test_what_a_file_should_not_say_is_refused_by_file_key_and_value(read: Read,
         ('pretraining]\nmethod = "pmi"\n#', "seed = -1"),
         ('pretraining]\nmethod = "narrow"\n#', "seed = -1"),
         ('pretraining]\nmethod = "none"\n#', "seed = -1"),
+        ('pretraining]\nmethod = "denoised"\n#', "noise = 1"),
+        ('pretraining]\nmethod = "denoised"\n#', "a = nan"),
+        ('pretraining]\nmethod = "denoised"\n#', "ridge = inf"),
+        ('pretraining]\nmethod = "denoised"\n#', "power_iterations = -1"),
+        ('pretraining]\nmethod = "joined"\n#', "noise = -1"),
+        ('pretraining]\nmethod = "joined"\n#', "weight = 0"),
+        ('pretraining]\nmethod = "joined"\n#', "passes = 0"),
         ("pretraining", "oversample = -70"),
         ("pretraining", "dim = 100000"),
         ("finetuning", "seed = -1"),

@@ -42,10 +42,15 @@ class DenoisedSettings:
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise ValueError(f"dim = {self.dim}: must be at least 1")
-        if not (0 <= self.noise < 1 and np.isfinite(self.a)):
-            raise ValueError(f"noise = {self.noise}, a = {self.a}: noise must be at least 0 and under 1, a finite")
-        if not self.ridge > 0:
-            raise ValueError(f"ridge = {self.ridge}: must be above 0")
+        if not np.isfinite(self.a):
+            raise ValueError(f"a = {self.a}: must be finite")
+        if not 0 <= self.noise < 1:
+            raise ValueError(f"noise = {self.noise}: must be at least 0 and below 1")
+        if not 0 < self.ridge < np.inf:
+            raise ValueError(f"ridge = {self.ridge}: must be above 0 and finite")
+        for name in ("oversample", "power_iterations", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
 
 
 def denoised_embeddings(matrix: Sparse, settings: DenoisedSettings, progress: Progress = silent) -> tuple[F32, F32]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from led.encoder import F32, I64
 from store.releases import Model
+from training.denoised import DenoisedSettings
 from training.encoded import cell_rows
 from training.finetune.settings import Stage
 from training.finetune.start import random_start
 from training.interactions import Interactions, SelectedEvents, interactions_of, select
+from training.joined import JoinedSettings
 from training.narrow import NarrowSettings, narrow_embeddings
 from training.pmi import PmiSettings, pmi_embeddings
 from training.progress import Progress, silent
-from training.spectral import averaged
+from training.ridge_choice import Ridge, choose_ridge, ridge_embeddings
+from training.spectral import averaged, popularity_bias
 from training.train import SAMPLE_VECTORS, Counts, TrainSettings, choose, fit
 
 
@@ -35,12 +39,13 @@ class RandomStart:
             raise ValueError(f"seed = {self.seed}: must be at least 0")
 
 
-Begin = PmiSettings | NarrowSettings | RandomStart
+Begin = PmiSettings | NarrowSettings | DenoisedSettings | JoinedSettings | RandomStart
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """general: selection, encoder, and the closed form, which is what pre-trains where `begin` is None.
+    """general: selection, encoder, and the closed form, which is what pre-trains where `begin` is None. Its bias and
+    its grid are also those of ridges through noise.
 
     kinds: what pre-training sees; none named: all that is selected. finetuning: None for none.
     """
@@ -95,7 +100,7 @@ def pretrained(
 
 
 def _begun(interactions: Interactions, begin: Begin, general: TrainSettings, progress: Progress) -> Model:
-    name, (inputs, outputs, biases) = _rows(interactions, begin, progress)
+    inputs, outputs, biases, told = _rows(interactions, begin, general, progress)
     rows = averaged(cell_rows(general.recency, interactions)[:SAMPLE_VECTORS])
     return Model(
         item_ids=interactions.item_ids,
@@ -110,7 +115,7 @@ def _begun(interactions: Interactions, begin: Begin, general: TrainSettings, pro
         about={
             "users": interactions.matrix.shape[0],
             "items": interactions.matrix.shape[1],
-            name: asdict(begin),
+            **told,
         },
     )
 
@@ -120,11 +125,33 @@ def _span(interactions: Interactions) -> dict[str, object]:
     return {} if times_ms is None else {"from_ms": int(times_ms.min()), "to_ms": int(times_ms.max())}
 
 
-def _rows(interactions: Interactions, begin: Begin, progress: Progress) -> tuple[str, tuple[F32, F32, F32]]:
+class _Rows(NamedTuple):
+    """Tables, biases, and how they came to be."""
+
+    inputs: F32
+    outputs: F32
+    biases: F32
+    about: dict[str, object]
+
+
+def _rows(interactions: Interactions, begin: Begin, general: TrainSettings, progress: Progress) -> _Rows:
     if isinstance(begin, PmiSettings):
-        return "pmi", pmi_embeddings(interactions.matrix, begin, progress)
+        return _Rows(*pmi_embeddings(interactions.matrix, begin, progress), {"pmi": asdict(begin)})
     if isinstance(begin, NarrowSettings):
         inputs, outputs = narrow_embeddings(interactions.matrix, begin, progress)
-        return "narrow", (inputs, outputs, np.zeros(len(outputs), np.float32))
+        return _Rows(inputs, outputs, np.zeros(len(outputs), np.float32), {"narrow": asdict(begin)})
+    if isinstance(begin, DenoisedSettings | JoinedSettings):
+        return _ridge(interactions, begin, general, progress)
     start = random_start(len(interactions.item_ids), begin.dim, np.random.default_rng(begin.seed))
-    return "random", (start.inputs, start.outputs, start.biases)
+    return _Rows(start.inputs, start.outputs, start.biases, {"random": asdict(begin)})
+
+
+def _ridge(interactions: Interactions, begin: Ridge, general: TrainSettings, progress: Progress) -> _Rows:
+    """With the settings chosen where there is a grid."""
+    choice = choose_ridge(interactions, begin, general, progress)
+    inputs, outputs = ridge_embeddings(interactions.matrix, choice.settings, progress)
+    biases = popularity_bias(interactions.popularity(general.popularity_half_life_s), choice.bias)
+    name = "joined" if isinstance(begin, JoinedSettings) else "denoised"
+    validation = {task: asdict(quality) for task, quality in choice.validation.items()}
+    told = {name: asdict(choice.settings), "bias": choice.bias, "validation": validation, "tried": choice.tried}
+    return _Rows(inputs, outputs, biases, told)

@@ -96,16 +96,8 @@ def choose(interactions: Interactions, settings: TrainSettings, progress: Progre
     """
     grid, spectral = settings.grid, settings.spectral
     best = Choice(spectral.a, spectral.p, settings.bias)
-    if grid is None:
-        return best
-    parts = split(
-        interactions,
-        np.random.default_rng(spectral.seed),
-        users_share=grid.users_share,
-        encoder=settings.recency,
-        max_users=grid.validation_users,
-    )
-    if not parts.tasks or not parts.train.matrix.nnz:
+    parts = validation_parts(interactions, settings, spectral.seed)
+    if grid is None or parts is None:
         return best
     popularity = parts.train.popularity(settings.popularity_half_life_s)
     best_spectrum: Spectrum | None = None
@@ -123,6 +115,21 @@ def choose(interactions: Interactions, settings: TrainSettings, progress: Progre
             best = max(best, trial, key=lambda choice: choice.ndcg)
     progress("choosing a, p and the bias", len(grid.a) + 1, len(grid.a) + 1)
     return best
+
+
+def validation_parts(interactions: Interactions, settings: TrainSettings, seed: int) -> Split | None:
+    """What is chosen on, and by; None where there is no grid, or nothing to validate on."""
+    grid = settings.grid
+    if grid is None:
+        return None
+    parts = split(
+        interactions,
+        np.random.default_rng(seed),
+        users_share=grid.users_share,
+        encoder=settings.recency,
+        max_users=grid.validation_users,
+    )
+    return parts if parts.tasks and parts.train.matrix.nnz else None
 
 
 def fit(interactions: Interactions, settings: TrainSettings, choice: Choice, progress: Progress = silent) -> Model:

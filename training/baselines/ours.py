@@ -12,9 +12,10 @@ from training.baselines.contract import Fitted
 from training.denoised import DenoisedSettings, denoised_embeddings
 from training.evaluate import folding
 from training.interactions import Interactions
+from training.joined import with_own
 from training.pmi import PmiSettings, Scaling, pmi_embeddings
 from training.progress import Progress, silent
-from training.spectral import SpectralSettings, averaged, popularity_bias, spectral_embeddings
+from training.spectral import SpectralSettings, popularity_bias, spectral_embeddings
 from training.svd import Sparse
 
 
@@ -53,10 +54,7 @@ class DenoisedLed:
 
 @dataclass(frozen=True)
 class JoinedLed:
-    """`training/denoised.py` and ELSA side by side, half of the dimensions each: two tables in a row are one table.
-
-    weight: what ELSA's scores count, where either gives users' own items 1 in the mean. rate: ELSA's. Needs torch.
-    """
+    """`training/joined.py`, yielded after each of ELSA's passes. Needs torch."""
 
     dim: int
     a: float
@@ -71,13 +69,10 @@ class JoinedLed:
 
         half = self.dim // 2
         settings = DenoisedSettings(half, self.a, self.noise, self.ridge)
-        inputs, outputs = denoised_embeddings(train.matrix, settings, progress)
-        users = averaged(train.matrix)
-        popularity, nothing = train.popularity(None), np.zeros(len(inputs), np.float32)
+        tables = denoised_embeddings(train.matrix, settings, progress)
+        popularity, nothing = train.popularity(None), np.zeros(len(tables[0]), np.float32)
         for unit in Elsa(self.dim - half, self.rate, passes=self.passes).tables(train.matrix, rng, progress):
-            own = float(np.square(users @ unit).sum(axis=1).mean())
-            both = np.hstack([inputs, unit * np.float32(self.weight / own)])
-            yield _folded(both, np.hstack([outputs, unit]), nothing, popularity)
+            yield _folded(*with_own(train.matrix, *tables, unit).joined(self.weight), nothing, popularity)
 
 
 @dataclass(frozen=True)
