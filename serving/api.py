@@ -247,7 +247,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _describe_bodies(app: FastAPI) -> None:
-    """Schemas of the bodies that routes read by themselves, to the OpenAPI page."""
+    """What FastAPI does not know of requests and refusals, to the OpenAPI page."""
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -255,6 +255,10 @@ def _describe_bodies(app: FastAPI) -> None:
         for model in (schemas.PostBody, schemas.TimelineBody, schemas.BatchBody, ItemsBody):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             page["components"]["schemas"] |= {**schema.pop("$defs", {}), model.__name__: schema}
+        for operation in (one for methods in page["paths"].values() for one in methods.values()):
+            operation["responses"].pop("422", None)  # FastAPI's own: what is wrong with a request is told with 400 here
+        for name in ("HTTPValidationError", "ValidationError"):
+            page["components"]["schemas"].pop(name, None)
         return page
 
     app.openapi = openapi  # type: ignore[method-assign]
