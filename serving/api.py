@@ -93,7 +93,12 @@ def build_api(routes: Routes, lifespan: Lifespan) -> FastAPI:
 def _add_hot(app: FastAPI, routes: Routes) -> None:
     """Described here, answered by `serving.hot.HotPaths` before a request gets this far."""
 
-    @app.get(RECOMMENDATIONS, response_model=schemas.RecommendationsAnswer, tags=["recommendations"])
+    @app.get(
+        RECOMMENDATIONS,
+        response_model=schemas.RecommendationsAnswer,
+        tags=["recommendations"],
+        responses={status: {"model": schemas.ErrorAnswer, "description": "to explain"} for status in (401, 403)},
+    )
     async def recommendations(
         request: Request,
         query: Annotated[schemas.RecommendationsQuery, Query()],  # noqa: ARG001  described here, read below

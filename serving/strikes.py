@@ -97,6 +97,6 @@ def _named(raw_path: bytes) -> tuple[str, str] | None:
     """The user and the entry that a path names, as it was sent; None where it names none."""
     path: Any = raw_path.partition(b"?")[0]
     user, slash, entry = path.rpartition(b"/" + TIMELINE + b"/")
-    if not slash or b"/" in entry or not entry or not user.startswith(USERS) or len(user) == len(USERS):
+    if not slash or b"/" in entry or not user.startswith(USERS) or len(user) == len(USERS):
         return None
     return unquote(user[len(USERS) :].decode("latin-1")), unquote(entry.decode("latin-1"))

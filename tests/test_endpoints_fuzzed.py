@@ -63,6 +63,7 @@ OPERATIONS = [
     ("post", "/v1/canary"),
     ("post", "/v1/canary/promote"),
     ("post", "/v1/canary/withdraw"),
+    ("delete", "/v1/users/{user_id}/timeline/{entry}"),
     ("get", "/v1/console/access"),
     ("get", "/v1/console/events"),
     ("get", "/v1/console/live"),
@@ -76,7 +77,7 @@ OPERATIONS = [
     ("get", "/metrics"),
 ]
 WITHOUT_WRONG_INPUT = {"/v1/releases", "/v1/users/{user_id}", "/healthz", "/readyz", "/metrics"}  # all is well-formed
-WITHOUT_WRONG_INPUT |= {"/v1/items/{item_id}", "/v1/catalogue/map"}
+WITHOUT_WRONG_INPUT |= {"/v1/items/{item_id}", "/v1/catalogue/map", "/v1/users/{user_id}/timeline/{entry}"}
 WITHOUT_WRONG_INPUT |= {"/v1/canary", "/v1/console/access", "/v1/console/live", "/v1/console/trainings"}
 MODES = [
     (method, path, mode)

@@ -94,7 +94,7 @@ def test_a_user_whose_id_looks_like_a_path_to_an_entry_is_told_apart_by_how_slas
 
 
 @pytest.mark.parametrize(
-    "path", ["ana/timeline/nonsense", "nobody/timeline/AAAA", "a/timeline/b", "ana/timeline/a%2Fb"]
+    "path", ["ana/timeline/nonsense", "ana/timeline/", "nobody/timeline/AAAA", "a/timeline/b", "ana/timeline/a%2Fb"]
 )
 def test_what_names_no_entry_strikes_and_erases_nobody(world: World, path: str) -> None:
     async def story(client: httpx.AsyncClient) -> None:
