@@ -48,7 +48,7 @@ def test_the_demo_keeps_its_promises_beside_somebody_who_visits_its_shop_and_end
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
         assert demo.stdout is not None
         lines = iter(demo.stdout.readline, "")
-        told = []
+        told: list[str] = []
         while not told or not told[-1].startswith("shop at "):
             told.append(next(lines))
         visit_the_shop(told[-1].split()[2], told[0].split()[3].rstrip(","))

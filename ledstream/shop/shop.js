@@ -168,6 +168,7 @@
       newest = {};
     }
     show();
+    find("#for-you-title").focus({ preventScroll: true }); // what was pressed may be gone
     if (answer === "on" && isOn()) begin();
   }
 
