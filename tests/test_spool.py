@@ -308,3 +308,23 @@ def test_a_killed_broker_loses_nothing_that_was_answered() -> None:
         missing(str(error))
     figures = run("kafka", Away(seconds=20, rate=200), workers=2)
     assert (figures.lost, figures.misplaced, set(figures.statuses)) == (0, 0, {202})
+
+
+def test_what_is_taken_out_is_gone_and_everything_else_stays_where_it_was(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    for number in range(6):
+        spool.put([Addressed(EVENTS, Entry(b"ana" if number % 2 else b"bob", b"%d" % number, number))])
+    first = spool.take(2)
+    assert first is not None
+    size = spool.size()
+    assert spool.take_out(lambda one: one.entry.key == b"ana") == 3
+    assert spool.take_out(lambda one: one.entry.key == b"ana") == 0
+    assert spool.size() == size
+    spool.done(first)  # by another process, which read it before
+    assert [one.entry.value for one in spool.entries()] == [b"2", b"4"]
+    spool.put([Addressed(EVENTS, Entry(b"ana", b"later", 7))])
+    (segment,) = tmp_path.glob("*.spool")
+    assert b"ana" not in segment.read_bytes().replace(b"later", b"").split(b"bob")[0]
+    while (taken := spool.take(1)) is not None:
+        spool.done(taken)
+    assert spool.is_empty()
