@@ -49,7 +49,7 @@ class Figures(NamedTuple):
 
 def main() -> None:
     chosen = _arguments()
-    need("h2load", "oha")
+    need("h2load")
     opening("bench.beside", vars(chosen))
     with servers(kafka=False) as (log_address, store_address, folder):
         flags = {"log": log_address, "store": store_address, "data_dir": folder, "timeline_events": 100}

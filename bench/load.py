@@ -1,13 +1,15 @@
-"""Requests from outside: as many as are answered (h2load), or so many a second whether answered or not (oha)."""
+"""Requests from outside, by h2load: as many as are answered, or so many a second whether answered or not."""
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from bench.report import percentiles_ms
 from bench.server import cpu_seconds
@@ -20,9 +22,9 @@ PROGRAMS = {
 
 @dataclass(frozen=True)
 class Load:
-    """One run. good_per_s: answers of status 200. statuses: how many answers had which; percentiles are of all answers.
+    """One run. good_per_s: answers of status 200, which the percentiles are of. statuses: how many answers had which.
 
-    cpu_s: what the server spent. unanswered: requests without any answer.
+    cpu_s: what the server spent. unanswered: requests without any answer. delayed: see `at_rate`.
     """
 
     good_per_s: float
@@ -30,6 +32,7 @@ class Load:
     percentiles: Mapping[str, float]
     statuses: Mapping[str, int] = field(default_factory=dict)
     unanswered: int = 0
+    delayed: int = 0
 
     @property
     def good(self) -> int:
@@ -45,35 +48,33 @@ def need(*programs: str) -> None:
 
 def closed_loop(pid: int, uris: Path, *, connections: int, requests: int) -> Load:
     """Each connection sends its next request once the one before is answered."""
-    log = uris.with_name("h2load.log")
-    log.unlink(missing_ok=True)
-    command = ["h2load", "--h1", f"-c{connections}", "-t1", f"-n{requests}", f"-i{uris}", f"--log-file={log}"]
-    cpu = cpu_seconds(pid)
-    _run(command)
-    cpu = cpu_seconds(pid) - cpu
-    lines = [line.split() for line in log.read_text().splitlines()]
-    starts_us, durations_us = [int(line[0]) for line in lines], [int(line[2]) for line in lines]
-    end_us = max(start + duration for start, duration in zip(starts_us, durations_us, strict=True))
-    seconds = (end_us - min(starts_us)) / 1e6
-    statuses: dict[str, int] = {}
-    for line in lines:
-        statuses[line[1]] = statuses.get(line[1], 0) + 1
-    good_s = [duration / 1e6 for line, duration in zip(lines, durations_us, strict=True) if line[1] == "200"]
-    return Load(len(good_s) / seconds, cpu, percentiles_ms(good_s), statuses, requests - len(lines))
+    return _h2load(pid, uris, requests, [f"-c{connections}"])
 
 
 def at_rate(pid: int, uris: Path, *, per_s: float, seconds: float, connections: int) -> Load:
-    """So many requests a second; a latency counts from when its request was due, so that no waiting is hidden."""
-    command = ["oha", "--no-tui", "--output-format", "json", "--latency-correction", "--urls-from-file", str(uris)]
-    command += ["-q", f"{per_s:g}", "-z", f"{seconds:g}s", "-c", str(connections), "-w"]
+    """So many requests a second whether or not those before are answered, from connections that ask in turn.
+
+    A connection asks once in connections / per_s seconds: only an answer that takes longer delays a request, whose
+    waiting would not be seen. `Load.delayed` says how many did.
+    """
+    each_s = connections / per_s
+    stagger = ["-r1", f"--rate-period={max(1, round(1000 / per_s))}ms"]
+    return _h2load(pid, uris, round(seconds * per_s), [f"-c{connections}", f"--rps={1 / each_s:.4f}", *stagger], each_s)
+
+
+def _h2load(pid: int, uris: Path, requests: int, arguments: Sequence[str], each_s: float = math.inf) -> Load:
+    log = uris.with_name("h2load.log")
+    log.unlink(missing_ok=True)
     cpu = cpu_seconds(pid)
-    told = json.loads(_run(command))
+    _run(["h2load", "--h1", "-t1", f"-n{requests}", f"-i{uris}", f"--log-file={log}", *arguments])
     cpu = cpu_seconds(pid) - cpu
-    statuses = {str(status): int(count) for status, count in told["statusCodeDistribution"].items()}
-    of_good = told["latencyPercentiles"]
-    percentiles = {f"{name}_ms": round(1000 * of_good[name], 3) for name in ("p50", "p95", "p99")}
-    unanswered = sum(told.get("errorDistribution", {}).values())
-    return Load(statuses.get("200", 0) / told["summary"]["total"], cpu, percentiles, statuses, unanswered)
+    lines = np.array([line.split() for line in log.read_text().splitlines()], np.int64).reshape(-1, 3)
+    starts_us, statuses, durations_us = lines.T
+    seconds = ((starts_us + durations_us).max() - starts_us.min()) / 1e6
+    good_s = durations_us[statuses == 200] / 1e6
+    counts = {str(status): int(count) for status, count in zip(*np.unique(statuses, return_counts=True), strict=True)}
+    delayed = int(np.count_nonzero(durations_us > 1e6 * each_s))
+    return Load(len(good_s) / seconds, cpu, percentiles_ms(good_s), counts, requests - len(lines), delayed)
 
 
 def _run(command: list[str]) -> str:

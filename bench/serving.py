@@ -3,9 +3,9 @@
     python -m bench.serving --items 100000 --users 200000 --workers 2
 
 Users of 1 to 100 events are in the store; each request asks for 20 items of a user drawn at random, seen items left
-out. The closed loop's load comes from h2load. At a rate, requests come whether or not those before were answered, and
-each latency counts from when its request was due (oha with --latency-correction): waiting is not hidden. All of it runs
-on the same machine.
+out. All load comes from h2load: in a closed loop, or at a rate, whether or not the requests before were answered. Then
+only an answer slower than a connection's turn (`--rate-connections` / `--rate` seconds) hides a wait, and these are
+counted. All of it runs on the same machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SEARCHED_TOGETHER = 32
 
 def main() -> None:
     chosen = _arguments()
-    need("h2load", "oha")
+    need("h2load")
     opening("bench.serving", vars(chosen))
     with servers(kafka=False) as (log_address, store_address, folder):
         flags = {"log": log_address, "store": store_address, "data_dir": folder, "timeline_events": 100}
@@ -71,14 +71,14 @@ def _most(pid: int, uris: Path, chosen: argparse.Namespace) -> Load:
 
 def _steady(pid: int, uris: Path, chosen: argparse.Namespace) -> Load:
     run = at_rate(pid, uris, per_s=chosen.rate, seconds=chosen.rate_s, connections=chosen.rate_connections)
-    told = f"{run.percentiles}, {run.statuses}, {run.unanswered} unanswered"
+    told = f"{run.percentiles}, {run.statuses}, {run.unanswered} unanswered, {run.delayed} delayed the next"
     print(f"at {chosen.rate:,}/s: {run.good_per_s:,.0f} answers/s, {told}", flush=True)
     return run
 
 
 def _over(pid: int, uris: Path, chosen: argparse.Namespace, most_per_s: float) -> dict[str, object]:
     """Many times the connections that fill it, each asking again at once: what it still answers, how late, and how soon
-    all is as before. (oha, which is dearer than the server, cannot make three times the load beside it.)"""
+    all is as before."""
     over = closed_loop(pid, uris, connections=chosen.over_connections, requests=4 * chosen.requests)
     told = f"{over.percentiles}, {over.statuses}, {over.unanswered} unanswered"
     print(f"{chosen.over_connections} connections: {over.good_per_s:,.0f} answers/s, {told}", flush=True)
@@ -183,6 +183,7 @@ def _figures(
         "open_loop_per_s": round(quietest.good_per_s),
         "p50_ms": quietest.percentiles["p50_ms"],
         "p99_ms": quietest.percentiles["p99_ms"],
+        "delayed": quietest.delayed,
         "failed": sum(sum(run.statuses.values()) - run.good + run.unanswered for run in most + steady),
     }
 
