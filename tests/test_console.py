@@ -29,7 +29,7 @@ VIEWS = {  # with what is there once all is
     "items/hat-04": "meter",
     "releases": ".compare",
     "trouble": "#panel-badrows tbody",
-    "training": ".plot path",
+    "training": ".plot .dot",
 }
 FILES = sorted(
     path for path in Path(serving.console.__file__).parent.iterdir() if path.suffix in (".js", ".css", ".html")

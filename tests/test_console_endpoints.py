@@ -31,8 +31,9 @@ from tests.worlds import NOW_MS, two_tastes
 
 Story = Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]]
 ADMIN = {"x-ledstream-key": "admin-key-1"}
-READY = ReadyAnswer(
-    ready=True, degraded=False, store="ok", log="ok", consumers={}, release=None, announced=None, refused=None
+READY = ReadyAnswer.model_validate(
+    {"ready": True, "degraded": False, "store": "ok", "log": "ok", "consumers": {}}
+    | dict.fromkeys(("release", "announced", "refused", "canary", "canary_share"))
 )
 
 
