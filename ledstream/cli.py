@@ -337,6 +337,9 @@ COMMANDS = (
         _arguments_of("badrows"),
     ),
     Command(
+        "items", "put what a file says of items into the catalogue", _run_of("items"), WHERE, _arguments_of("items")
+    ),
+    Command(
         "erasures",
         "list who was erased, compact the archive, verify that nothing is left, check a receipt",
         _run_of("erasures"),

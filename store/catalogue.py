@@ -35,7 +35,7 @@ end
 call('HSET', KEYS[3], ARGV[1], ARGV[3])
 return 1
 """
-AT_ONCE = 100  # items a call writes: it keeps the server from everybody else for a third of a millisecond
+AT_ONCE = 50  # items a call writes: it keeps the server from everybody else for a third of a millisecond
 SCANNED_AT_ONCE = 1000
 KEY_BYTES = 7
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
+from unicodedata import category
 from urllib.parse import urlsplit
 
 import orjson
@@ -25,6 +26,7 @@ MAX_MORE = 8
 # Names that mean something else in an answer.
 TAKEN = frozenset({"score", "reasons", "release", "in_release", "popularity", "withheld", "x", "y"})
 DELETED = b""
+NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, halves of surrogate pairs, line and paragraph separators
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _RUN = re.compile(r"\s*(javascript|vbscript|data)\s*:", re.IGNORECASE)
 _BREAKS_OUT = re.compile(r"[\s\\\"'<>`]")
@@ -35,8 +37,9 @@ class InvalidItem(InvalidEvent):
 
 
 def _check_text(text: str) -> str:
-    if not text.isprintable():  # halves of surrogate pairs are not, either
-        raise ValueError("holds control characters, or is not valid Unicode")
+    """Joiners, soft hyphens and no-break spaces, which do not print by themselves either, are fine."""
+    if not text.isprintable() and any(category(character) in NO_TEXT for character in text):
+        raise ValueError("holds control characters or line breaks, or is not valid Unicode")
     return text
 
 

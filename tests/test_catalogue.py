@@ -163,7 +163,8 @@ def test_one_bad_item_of_a_thousand_is_refused_alone(world: World) -> None:
         assert (await client.get("/v1/items/item-500")).status_code == 404
         refused = await client.put("/v1/items", json={"items": many + many[:1]})
         assert (refused.status_code, refused.json()["error"]["field"]) == (400, "items")
-        for body in ([], {}, {"items": []}, {"items": {}}, {"items": many, "more": 1}):
+        bodies: list[Any] = [[], {}, {"items": []}, {"items": {}}, {"items": many, "more": 1}]
+        for body in bodies:
             assert (await client.put("/v1/items", json=body)).status_code == 400
         assert (await client.put("/v1/items", json={"items": [{"item_id": ""}]})).status_code == 400
 

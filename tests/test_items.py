@@ -20,7 +20,7 @@ HAT = {
 
 
 def test_an_item_carries_what_was_put_of_it_and_nothing_else() -> None:
-    whole = HAT | {"category": "Hats", "price": 39, "currency": "EUR", "stock": 0, "brand": "Ödön"}
+    whole = HAT | {"category": "Hats", "price": 39, "currency": "EUR", "stock": 0, "brand": "Ödön\u00a0👩\u200d🎨"}
     item = accept_item(whole)
     assert orjson.loads(item.fields) == {name: value for name, value in whole.items() if name != "item_id"}
     assert (item.item_id, item.is_withheld) == ("hats/felt 1", True)
@@ -38,6 +38,7 @@ def test_an_item_carries_what_was_put_of_it_and_nothing_else() -> None:
         ("item_id", {"item_id": 1}),
         ("title", {"title": "x" * 257}),
         ("title", {"title": "a\0b"}),
+        ("title", {"title": "a\u2028b"}),
         ("title", {"title": "\ud800"}),
         ("title", {"title": "JavaScript:alert(1)"}),
         ("url", {"url": "javascript:alert(1)"}),

@@ -13,7 +13,7 @@ from stream.items import DELETED, ITEMS_PER_PUT, InvalidItem, Item, accept_item
 from stream.spool import Addressed
 from stream.topics import ITEMS
 
-CHECKED_AT_ONCE = 25  # items checked before other requests get a turn: about a quarter of a millisecond
+CHECKED_AT_ONCE = 10  # items checked before other requests get a turn: about a quarter of a millisecond
 
 
 class Puts:
