@@ -26,8 +26,8 @@ class FinetuneSettings:
     average: how positives count, see `target_weights`; by default as LED's code has it: every positive the same for
     bpr and ns, summed per user for css and multinomial.
     tuning: full trains every row; project trains P in v = P e, with the table e as it starts; fixed trains biases only.
-    tied: input and output share one table (one P). projection_start: of P.
-    positives: kinds that are predicted; none named: all. order, target_ratio: how a user's events become input and
+    tied: input and output share one table (one P), which begins as `training.finetune.tying` says.
+    projection_start: of P. positives: kinds that are predicted; none named: all. order, target_ratio: how a user's events become input and
     targets, see `training.finetune.parting`. masking: the share of the input that is left out.
     learn_kinds: a weight for each kind after the first. learn_decay: the half-life, begun at half_life_s. heads: how
     many factors of the newest events are learned. newest: only so many of the newest events are input; None for all.

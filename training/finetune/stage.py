@@ -22,6 +22,7 @@ from training.finetune.run import Finetuned, finetune
 from training.finetune.settings import Stage
 from training.finetune.start import Start
 from training.finetune.timelines import Timelines, timelines_of_events
+from training.finetune.tying import tied
 from training.finetune.validation import held_out
 from training.interactions import SelectedEvents
 from training.progress import Progress, silent
@@ -52,6 +53,9 @@ def finetuned(events: SelectedEvents, model: Model, stage: Stage, progress: Prog
         start = stage.warm.start(model.item_ids, np.random.default_rng(settings.seed))
     weights = tuple(model.kind_weights[kind] for kind in kinds)
     start = replace(start, kind_weights=weights, head_weights=model.head_weights)
+    begins_at = "both tables"
+    if settings.tied:
+        begins_at, start = tied(start, validation, settings)
     try:
         run = finetune(train, validation, start, settings, checkpoint=stage.checkpoint, progress=progress)
     except OtherRun as error:
@@ -59,12 +63,16 @@ def finetuned(events: SelectedEvents, model: Model, stage: Stage, progress: Prog
         if stage.checkpoint is not None:
             stage.checkpoint.unlink()
         run = finetune(train, validation, start, settings, checkpoint=stage.checkpoint, progress=progress)
-    return told(_with_learned(model, kinds, timelines, run.learned), run, stage)
+    return told(_with_learned(model, kinds, timelines, run.learned), run, stage, begins_at)
 
 
-def told(model: Model, run: Finetuned, stage: Stage) -> Model:
-    """The model with its learning curves and a JSON of all that made it among its attachments."""
+def told(model: Model, run: Finetuned, stage: Stage, begins_at: str) -> Model:
+    """The model with its learning curves and a JSON of all that made it among its attachments.
+
+    begins_at: which table, see `training.finetune.tying`.
+    """
     summary = {"epochs": len(run.history), "best_epoch": run.best_epoch, "ndcg": run.best_ndcg, "k": stage.validation.k}
+    summary["begins_at"] = begins_at
     about = {**model.about, "finetuning": {**asdict(stage.settings), **summary}}
     story = {
         "about": about,

@@ -14,7 +14,8 @@ from led.encoder import F32, I64
 
 @dataclass(frozen=True)
 class Start:
-    """inputs, outputs (items, dim), biases (items,), all float32. Tied tables begin as `outputs`.
+    """inputs, outputs (items, dim), biases (items,), all float32. Tied tables begin as
+    `outputs`; `training.finetune.tying` makes both the same.
 
     kind_weights: (kinds,) above 0; the first counts as 1 afterwards. head_weights: of the newest events; where some are
     learned, as many as are, missing ones being 1.
