@@ -29,6 +29,7 @@ from stream.topics import EVENTS, ITEMS
 logger = logging.getLogger(__name__)
 Read = TypeVar("Read")
 COMMIT_EVERY_S = 1.0  # both handlers know by themselves how far they are; commits are for those who watch
+ARCHIVE_RESTS_S = 0.25  # nobody waits for it, and a fetch for every post costs it, and the broker, ten times as much
 RECORDS_AT_ONCE = 20_000  # a third of a second's work; when less is there, less is taken
 
 
@@ -61,7 +62,9 @@ def run_archive(settings: Settings) -> None:
     counting = Counting(handler, Popularity(counted_in, settings.namespace), log.identity(EVENTS), time.monotonic)
     metrics = ConsumerMetrics(settings, archive.GROUP, handler.tallies, Stages())
     with compacting(settings, log, stop):
-        _consume(settings, log, metrics, _Reading(EVENTS, parts.decoder(settings, log), counting), stop)
+        _consume(
+            settings, log, metrics, _Reading(EVENTS, parts.decoder(settings, log), counting, ARCHIVE_RESTS_S), stop
+        )
     _finish(log, f"{handler.archived} events in {handler.files} files")
 
 
@@ -79,11 +82,12 @@ def run_catalogue(settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class _Reading(Generic[Read]):
-    """Which topic is read, how, and by whom."""
+    """Which topic is read, how, and by whom; and how long the reader rests after a little."""
 
     topic: str
     decoder: Decodes[Read]
     handler: Handler[Read]
+    rest_s: float = 0.0
 
 
 def _consume(
@@ -100,7 +104,8 @@ def _consume(
         collect_rarely()
         Loop(
             log, reading.topic, group, reading.handler,
-            decoder=reading.decoder, max_records=RECORDS_AT_ONCE, commit_every_s=COMMIT_EVERY_S, on_tick=tick,
+            decoder=reading.decoder, max_records=RECORDS_AT_ONCE, commit_every_s=COMMIT_EVERY_S,
+            rest_s=reading.rest_s, on_tick=tick,
         ).run(stop)  # fmt: skip
 
 

@@ -28,6 +28,7 @@ Read = TypeVar("Read")
 Made_co = TypeVar("Made_co", covariant=True)
 Taken_contra = TypeVar("Taken_contra", contravariant=True)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
+FEW = 0.1  # of what a turn may bring
 LAG_EVERY_S = 1.0  # under load; it is a question to the log of its own
 
 
@@ -102,6 +103,7 @@ class Loop(Generic[Read]):
     """Runs one handler over one topic as a member of one group, until `stop` is set.
 
     decoder: of events, where none is given.
+    rest_s: how long to let records gather after a turn that brought few; a turn costs as much as many records in it.
     on_tick: called after every turn, with the progress. commit_every_s: how long a commit may wait while there is more
     to read; a handler whose store knows how far it is loses nothing by it.
     """
@@ -117,13 +119,14 @@ class Loop(Generic[Read]):
         max_records: int = 2000,
         poll_timeout_s: float = 0.2,
         commit_every_s: float = 0.0,
+        rest_s: float = 0.0,
         on_tick: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._log, self._topic, self._group = log, topic, group
         self._handler, self._on_tick = handler, on_tick
         self._decoder: Decodes[Read] = decoder or _of_events()
         self._max_records, self._poll_timeout_s = max_records, poll_timeout_s
-        self._commit_every_s, self._commit_at = commit_every_s, float("-inf")
+        self._commit_every_s, self._commit_at, self._rest_s = commit_every_s, float("-inf"), rest_s
         self._owned: frozenset[int] = frozenset()
         self._stored: dict[int, int] = {}
         self._committed: dict[int, int] = {}
@@ -182,6 +185,8 @@ class Loop(Generic[Read]):
         self._handled_ms.update((batch.partition, batch.times_ms[-1]) for batch in batches)
         self._measure_lag(reader, is_idle=not batches)
         self._tick()
+        if self._rest_s and 0 < sum(map(len, batches)) < self._max_records * FEW:
+            stop.wait(self._rest_s)
 
     def _go_elsewhere(self, reader: Reader, batches: Sequence[Batch], error: Elsewhere) -> None:
         """Read what the handler wants instead. Of partitions that are gone by now their new readers take care."""

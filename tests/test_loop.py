@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 import pytest
 
 from store.connection import StoreUnavailable
 from stream.dead_letters import KEPT_BYTES, DeadLetter, bury, exhume
-from stream.decoding import EventColumns
+from stream.decoding import Decoder, EventColumns
 from stream.events import Event
 from stream.log import LogUnavailable, Reader, partition_of
-from stream.loop import Elsewhere, Progress
+from stream.loop import Elsewhere, Loop, Progress
 from stream.topics import DEAD_LETTERS, EVENTS
+from tests.eventually import until
 from tests.troubled_log import Crash, TroubledLog, consume
 
 
@@ -330,3 +332,19 @@ def test_bury_says_when_a_letter_was_not_acknowledged(log: TroubledLog) -> None:
     log.troubles.failed_appends = 1
     with pytest.raises(LogUnavailable):
         bury(log, [DeadLetter(EVENTS, 0, 9, "cause", b"", b"", 5)])
+
+
+def test_a_loop_that_rests_after_a_little_is_given_what_gathered_meanwhile_at_once(log: TroubledLog) -> None:
+    stop = threading.Event()
+    loop = Loop(log, EVENTS, "g", Recorder(log), decoder=Decoder(), poll_timeout_s=0.01, rest_s=0.3)
+    running = threading.Thread(target=loop.run, args=(stop,))
+    running.start()
+    for number in range(20):
+        log.send(Event("ana", f"item-{number}", "view", number))
+        time.sleep(0.005)
+    until(lambda: loop.progress.consumed == 20)
+    begun = time.monotonic()
+    stop.set()
+    running.join()
+    assert loop.progress.batches < 6
+    assert time.monotonic() - begun < 0.3, "who stops it does not wait for the rest of its rest"
