@@ -3,62 +3,106 @@
 from __future__ import annotations
 
 import types
-from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from functools import lru_cache, partial
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ledstream_client.errors import UnexpectedAnswer
 
 T = TypeVar("T")
-REST = "*"  # so named: texts that no other field of the class knows
 NAMED = "named"  # in a field's metadata: what it is called on the wire, where Python has other plans for the word
+REST = "*"  # so named: texts that no other field of the class knows
+Reader = Callable[[Any], Any]
+
+
+class _Wrong(Exception):
+    """path: from the inside to the outside."""
+
+    def __init__(self, why: str, *path: str) -> None:
+        self.why, self.path = why, list(path)
 
 
 def read(form: type[T], data: object, where: str = "answer") -> T:
     """A dataclass from a JSON object. Raises UnexpectedAnswer naming what is missing, or is not what it should be."""
-    found, given = _of(dict, data, where), {}
-    for name, wire, hint, is_needed in _shape(form):  # type: ignore[arg-type]  # every class can be hashed
-        if wire in found:
-            given[name] = _value(hint, found[wire], f"{where}.{wire}")
-        elif wire == REST:
-            known = {other for _, other, _, _ in _shape(form)}  # type: ignore[arg-type]
-            given[name] = {key: text for key, text in found.items() if key not in known and isinstance(text, str)}
-        elif is_needed:
-            raise UnexpectedAnswer(f"{where}.{wire} is missing")
-    return form(**given)
+    try:
+        found: T = _reader(form)(data)  # type: ignore[arg-type]  # every class can be hashed
+    except _Wrong as wrong:
+        raise UnexpectedAnswer(f"{'.'.join([where, *reversed(wrong.path)])} {wrong.why}") from None
+    return found
 
 
-@lru_cache(maxsize=64)
-def _shape(form: Any) -> list[tuple[str, str, Any, bool]]:
-    """Of each field: its name, the one on the wire, its type, and whether it must be there."""
-    if not is_dataclass(form):
-        raise TypeError(f"{form.__name__} is no dataclass")
-    hints = get_type_hints(form)
-    return [(f.name, f.metadata.get(NAMED, f.name), hints[f.name], _is_needed(f)) for f in fields(form)]
-
-
-def _is_needed(found: Field[Any]) -> bool:
-    return found.default is MISSING and found.default_factory is MISSING
-
-
-def _value(hint: Any, data: object, where: str) -> Any:
+@lru_cache(maxsize=256)
+def _reader(hint: Any) -> Reader:
+    """Made once for each type."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         (kind,) = [one for one in inner if one is not types.NoneType]
-        return None if data is None else _value(kind, data, where)
+        return partial(_if_any, _reader(kind))
     if origin is tuple:
-        listed = _of(list, data, where)
-        return tuple(_value(inner[0], one, f"{where}.{place}") for place, one in enumerate(listed))
+        return partial(_list, _reader(inner[0]))
     if origin is not None:  # Mapping of texts to something
-        return {name: _value(inner[1], one, f"{where}.{name}") for name, one in _of(dict, data, where).items()}
-    if is_dataclass(hint) and isinstance(hint, type):
-        return read(hint, data, where)
-    if hint is float and type(data) is int:
-        return float(data)
-    return data if hint is Any else _of(hint, data, where)
+        return partial(_map, _reader(inner[1]))
+    if is_dataclass(hint):
+        return _of_class(hint)
+    return _as_it_is if hint is Any else partial(_plain, hint)
 
 
-def _of(kind: type[T], data: object, where: str) -> T:
-    if type(data) is not kind:
-        raise UnexpectedAnswer(f"{where} = {data!r}: should be of type {kind.__name__}")
+def _of_class(form: Any) -> Reader:
+    hints = get_type_hints(form)
+    named = {one.metadata.get(NAMED, one.name): one for one in fields(form)}
+    rest = named.pop(REST, None)
+    needed = {wire for wire, one in named.items() if one.default is one.default_factory is MISSING}
+    readers = {wire: (one.name, _reader(hints[one.name])) for wire, one in named.items()}
+
+    def read_one(data: Any) -> Any:
+        given = {}
+        for wire, value in _plain(dict, data).items():
+            if wire in readers:
+                name, reader = readers[wire]
+                given[name] = _inside(wire, reader, value)
+        if not needed <= data.keys():
+            raise _Wrong("is missing", *sorted(needed - data.keys())[:1])
+        if rest is not None:
+            given[rest.name] = {wire: text for wire, text in data.items() if wire not in readers and type(text) is str}
+        return form(**given)
+
+    return read_one
+
+
+def _inside(where: str, reader: Reader, value: object) -> Any:
+    try:
+        return reader(value)
+    except _Wrong as wrong:
+        wrong.path.append(where)
+        raise
+
+
+def _as_it_is(data: object) -> object:
     return data
+
+
+def _if_any(reader: Reader, data: object) -> Any:
+    return None if data is None else reader(data)
+
+
+def _list(reader: Reader, data: object) -> tuple[Any, ...]:
+    return tuple(_each(reader, enumerate(_plain(list, data))))
+
+
+def _map(reader: Reader, data: object) -> dict[str, Any]:
+    items = _plain(dict, data)
+    return dict(zip(items, _each(reader, items.items()), strict=True))
+
+
+def _each(reader: Reader, items: Any) -> Iterator[Any]:
+    for where, one in items:
+        yield _inside(str(where), reader, one)
+
+
+def _plain(kind: Any, data: Any) -> Any:
+    if type(data) is kind:
+        return data
+    if kind is float and type(data) is int:
+        return kind(data)
+    raise _Wrong(f"= {data!r}: should be of type {kind.__name__}")

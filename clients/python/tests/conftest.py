@@ -12,7 +12,7 @@ from troubled_server import Troubled, troubled
 from ledstream_client import AsyncClient, Client, Patience
 
 Ask = Callable[..., Any]
-QUICK = Patience(within_s=3.0, try_within_s=1.0, first_pause_s=0.02, longest_pause_s=0.05)
+QUICK = Patience(within_s=20.0, try_within_s=10.0, first_pause_s=0.02, longest_pause_s=0.05)
 
 
 @pytest.fixture

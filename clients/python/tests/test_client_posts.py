@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import QUICK, Ask
-from troubled_server import Handler, Troubled, ends, judges, says
+from conftest import Ask
+from troubled_server import Handler, Troubled, judges, says
 
-from ledstream_client import CatalogueItem, Event, NotAllowed, Patience, Refused, Unfinished
+from ledstream_client import CatalogueItem, Event, NotAllowed, Refused, Unfinished
 from ledstream_client.handing import BYTES_AT_ONCE
 
 
@@ -69,14 +69,14 @@ def test_when_the_server_goes_away_nothing_is_lost_sight_of(world: Troubled, ask
     def once() -> Iterator[Event]:
         yield from events(3200)
 
-    world.will(judges("accepted", token="t1"), judges("rejected", "accepted"), ends)
+    world.will(judges("accepted", token="t1"), judges("rejected", "accepted"), says(503, b"", retry_after="60"))
     with pytest.raises(Unfinished, match="1200 of 3200 were not taken") as caught:
-        ask("track_many", once(), patience=Patience(0.5, 0.3, 0.02, 0.05))
+        ask("track_many", once())
     tracked = caught.value.taken
     assert (tracked.accepted, len(tracked.rejected), tracked.tokens) == (1999, 1, {"ana": "t1"})
     assert [event.event_id for event in tracked.failed] == [str(place) for place in range(2000, 3200)]
     world.will(judges("accepted"))
-    assert ask("track_many", tracked.failed, patience=QUICK).accepted == 1200
+    assert ask("track_many", tracked.failed).accepted == 1200
 
 
 def test_a_wrong_key_is_told_as_such_also_when_it_becomes_one_on_the_way(world: Troubled, ask: Ask) -> None:
