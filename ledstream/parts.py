@@ -16,7 +16,6 @@ from ledstream.settings import Settings, SettingsError
 from store.connection import Client, connect, ping
 from store.embedded import address as embedded_address
 from store.embedded import socket_path
-from store.erased_users import ErasedUsers
 from store.erasure_key import WrongErasureKey, erasure_key
 from store.tombstones import Tombstones
 from store.user_state import VIRTUAL_PARTITIONS, UserStates
@@ -30,6 +29,7 @@ from stream.topics import EVENTS, topics
 
 if TYPE_CHECKING:
     from store.archive import Archive
+    from store.erased_users import ErasedUsers
     from store.releases import Releases
 
 logger = logging.getLogger(__name__)
@@ -142,6 +142,8 @@ def tombstones(settings: Settings) -> Tombstones:
 
 
 def erased_users(settings: Settings, client: Client) -> ErasedUsers:
+    from store.erased_users import ErasedUsers
+
     states = user_states(settings, client)
     return ErasedUsers(client, settings.namespace, states, idle_after_s=settings.idle_after_s)
 

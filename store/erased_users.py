@@ -14,7 +14,6 @@ import numpy as np
 
 from led.encoder import NEVER_MS
 from store.connection import Client, unavailable_is_ours
-from store.stored import Stored
 from store.user_record import (
     EARLIER_KEPT,
     FENCE_BYTES,
@@ -160,7 +159,7 @@ class ErasedUsers:
         while True:
             (data,) = self._states.find([user_id])
             is_sound = bool(data) and not is_damaged(data)
-            if is_sound and position is not None and int(Stored.of([data]).seen(position.source)[0]) >= position.offset:
+            if is_sound and position is not None and _has_seen(data, position):
                 return False  # a consumer was here first, and what it has is later
             new = NOTHING if position is None else _mark(position, data if is_sound else NOTHING)
             if self._put(key, data, new):
@@ -174,10 +173,18 @@ class ErasedUsers:
         return self._states.key(user_id).replace(b":u:", f":{kind}:".encode(), 1)
 
 
+def _has_seen(data: bytes, position: Applied) -> bool:
+    return any(one.source == position.source and one.offset >= position.offset for one in _positions(data))
+
+
+def _positions(data: bytes) -> tuple[Applied, ...]:
+    record = decode_record(data)
+    return record.position, *record.earlier
+
+
 def _mark(position: Applied, before: bytes) -> bytes:
     """The empty record of somebody who was erased there; it keeps the positions in other sources."""
-    record = decode_record(before) if before else None
-    known = () if record is None else (record.position, *record.earlier)
+    known = _positions(before) if before else ()
     earlier = tuple(one for one in known if one.source != position.source)[:EARLIER_KEPT]
     nothing = np.zeros(0, np.float32)
     return encode_record(UserRecord(position, empty_timeline(), 0, NO_RELEASE, nothing, 0.0, NEVER_MS, earlier=earlier))
