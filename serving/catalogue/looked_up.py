@@ -22,7 +22,7 @@ from serving.served import Served
 from store.popularity import Period
 from stream.events import item_key
 
-SEARCHES_S = 1.0
+SEARCHES_S = 2.0
 ON_THE_MAP = 2000
 
 
