@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from store.user_record import ENTRY, decode_record, gaps_of, head_of
+from store.user_record import ENTRY, IDS_KEPT, decode_record, gaps_of, head_of
 
 _ID, _RANK = struct.Struct(">Qq"), struct.Struct(">H")
 LONGEST_ID = 24
@@ -60,11 +60,16 @@ def find(entries: Sequence[Entry], entry_id: str) -> Entry | None:
 
 
 def place_of(entries: Sequence[Entry], meant: Entry) -> int | None:
-    """Where in another state of the timeline the event is; None where it is not. meant: its id does not matter."""
+    """Where in another state of the timeline the event is; None where it is not. meant: its id does not matter.
+
+    One with an event key is told by its time only among entries so old that their keys are not kept.
+    """
     alike = list(_alike(entries, meant.item, meant.kind))
     if meant.event and (exact := [place for place in alike if entries[place].event == meant.event]):
         return exact[-1]
-    return _nearest(entries, (place for place in alike if not entries[place].event), meant.time_ms, meant.within_ms)
+    old = len(entries) - IDS_KEPT if meant.event else len(entries)
+    unknown = (place for place in alike if not entries[place].event and place < old)
+    return _nearest(entries, unknown, meant.time_ms, meant.within_ms)
 
 
 def _alike(entries: Sequence[Entry], item: int, kind: int) -> Iterable[int]:

@@ -294,3 +294,11 @@ def test_a_strike_travels_as_an_event_without_an_item_and_says_which() -> None:
 def test_a_strike_that_says_nothing_is_no_event(context: dict[str, str] | None) -> None:
     with pytest.raises(DecodeError, match="context"):
         decode_event(encode_event(Event(USER, "", STRIKE, 1, context=context)))
+
+
+def test_a_strike_that_knows_the_key_of_its_event_takes_no_event_without_one() -> None:
+    log = [Event(USER, "item-1", "view", 5), Event(USER, "item-1", "view", 5, "event-1")]
+    strike = strike_of(entries_of(after(log).stored[USER])[1])
+    folded = after([*log, striking(USER, strike, 9), striking(USER, strike, 9), log[1]])
+    assert items_of(folded) == ["item-1"]
+    assert items_of(after([log[0], striking(USER, strike, 9)])) == ["item-1"]
