@@ -254,8 +254,9 @@ class Update:
         with ExitStack() as undo:  # a store that is loading takes connections, and nothing else
             self._reads = undo.enter_context(Exchange(client))
             self._writes = undo.enter_context(Exchange(client))
+            # Nobody waits for this answer: it comes before that to the first write.
             self._writes.send([("SCRIPT", "LOAD", _REPLACE), ("SCRIPT", "LOAD", _ADVANCE)])
-            self._writes.receive()
+            self._is_loading = True
             undo.pop_all()
 
     def __enter__(self) -> Update:
@@ -306,7 +307,7 @@ class Update:
 
     def refused(self) -> list[int]:
         """Places of the new records that were not stored, because others are there by now; look at `records` again."""
-        answers = self._writes.receive()
+        answers = self._written()
         return [USERS_PER_CALL * call + place - 1 for call, places in enumerate(answers) for place in places]
 
     def advance(self, old: int | None, new: int) -> bool:
@@ -317,7 +318,13 @@ class Update:
         """
         was: str | int = "" if old is None else old
         self._writes.send([(b"EVALSHA", _ADVANCE_SHA, 2, *self._beside, self._holder or "", was, new)])
-        return bool(self._writes.receive()[0])
+        return bool(self._written()[0])
+
+    def _written(self) -> list[Any]:
+        if self._is_loading:
+            self._writes.receive()
+            self._is_loading = False
+        return self._writes.receive()
 
 
 def check_hold(found: bytes | None, holder: str | None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from consumers.archive import ArchiveConsumer
-from consumers.timelines import TimelineConsumer
+from consumers.timelines import FEW, TimelineConsumer
 from store.archive import Archive
 from store.connection import Client, StoreUnavailable, connect
 from store.embedded import EmbeddedStore
@@ -136,19 +136,21 @@ def test_a_store_emptied_before_the_last_batch_was_stored_is_left_to_whoever_com
     tmp_path: Path, log: TroubledLog
 ) -> None:
     with EmbeddedStore(tmp_path / "data") as server, connect(server.address) as client:
-        log.send(viewed("ana", "hat", 1))
+        log.send(
+            *[viewed("ana", f"item-{n % 20}", n) for n in range(FEW)]
+        )  # of fewer it would wait for the store's answers
         states = UserStates(client, "ns", lengths)
         handler = consumer(log, states)
         partition = partition_of(b"ana", 2)
         assert handler.assigned(partition) == 0
-        assert handler.handle([stretch(log, partition, 0, 1)]) == {}
+        assert handler.handle([stretch(log, partition, 0, FEW)]) == {}
         server.stop()
         shutil.rmtree(tmp_path / "data")
         server.start()
         assert handler.drain() == {}
         assert states.position(source_of(log.identity(EVENTS), partition)) is None
         consume(log, consumer(log, states))
-        assert seen(states, "ana") == ["hat"]
+        assert seen(states, "ana") == [f"item-{n % 20}" for n in range(FEW - 5, FEW)]
 
 
 def test_a_store_that_takes_connections_and_nothing_else_is_left_none_of_them(
@@ -161,8 +163,8 @@ def test_a_store_that_takes_connections_and_nothing_else_is_left_none_of_them(
     with StoreProxy(redis_address, refuse_scripts) as proxy, connect(f"{proxy.address}?max_connections=2") as client:
         states = UserStates(client, namespace, lengths)
         for _ in range(3):
-            with pytest.raises(StoreUnavailable):
-                states.update(1)
+            with pytest.raises(StoreUnavailable), states.update(1) as update:
+                update.advance(None, 1)
         proxy.before = lambda _: None
         states.update(1).close()
 
