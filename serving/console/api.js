@@ -80,16 +80,4 @@ export function lock() {
   changed.dispatchEvent(new Event("access"));
 }
 
-let described;
-// Whether this server has the endpoint, and the query parameter of it: pages of a newer console meet older servers.
-export async function has(method, path, parameter) {
-  described ||= ask("/openapi.json").catch(() => ((described = undefined), { paths: {} }));
-  const found = (await described).paths;
-  const shape = (one) => one.replace(/\{[^}]*\}/g, "{}");
-  const name = Object.keys(found).find((one) => shape(one) === shape(path));
-  const operation = name && found[name][method];
-  if (!operation || !parameter) return Boolean(operation);
-  return (operation.parameters || []).some((one) => one.name === parameter);
-}
-
 export const inPath = encodeURIComponent;

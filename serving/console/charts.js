@@ -123,7 +123,7 @@ export class Chart {
   #below(svg, first, last, wanted) {
     for (const value of this.#marksBelow(first, last, wanted)) {
       const x = this.px(value);
-      const anchor = x < 40 ? "start" : x > this.plot.clientWidth - 40 ? "end" : "middle";
+      const anchor = x < (this.kind === "bar" ? 40 : GUTTER.left + 24) ? "start" : x > this.plot.clientWidth - 40 ? "end" : "middle";
       svg.append(s("text", { class: "tick", x, y: this.height - 6, "text-anchor": anchor }, this.x(value)));
     }
   }

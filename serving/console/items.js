@@ -1,6 +1,6 @@
 // One item: what the catalogue says, what is like it, where it lies, and how often it was wanted.
 
-import { ask, has, inPath } from "./api.js";
+import { ask, inPath } from "./api.js";
 import { trouble } from "./access.js";
 import { asking, badge, button, empty, h, panel, put } from "./dom.js";
 import { Chart } from "./charts.js";
@@ -26,10 +26,6 @@ export function items(main, _, id) {
 async function search(text, found) {
   if (!text) return;
   try {
-    if (!(await has("get", "/v1/items"))) {
-      location.hash = `#/items/${inPath(text)}`;
-      return;
-    }
     const answer = await ask(`/v1/items?q=${inPath(text)}&k=${FOUND}`);
     const all = answer.items;
     all.forEach(learn);
@@ -56,8 +52,7 @@ async function metadata(id, about) {
   let item = { item_id: id };
   let missing = null;
   try {
-    if (await has("get", "/v1/items/{}")) item = { ...item, ...(await ask(`/v1/items/${inPath(id)}`)) };
-    else missing = "This server keeps no titles and pictures.";
+    item = { ...item, ...(await ask(`/v1/items/${inPath(id)}`)) };
   } catch (error) {
     if (error.status !== 404) return put(about, trouble(error));
     missing = "Neither the catalogue nor the current release knows this item.";
@@ -89,7 +84,6 @@ async function neighbours(id, near) {
 }
 
 async function popularity(id, body) {
-  if (!(await has("get", "/v1/items/{}/popularity"))) return put(body, panel("Popularity", h("p", { class: "quiet" }, "Not available on this server.")));
   const chart = new Chart({ title: "Events", series: ["events"], kind: "bar", y: count, height: 160, wholeY: true, x: (at) => moment(at).slice(5, 16) });
   const wrong = h("div", {});
   const show = async (by) => {

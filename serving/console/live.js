@@ -48,7 +48,7 @@ export function live(main, history) {
 }
 
 function chart(title, series, y, whenEmpty) {
-  const tick = y === ms ? (seconds) => `${+(1000 * seconds).toPrecision(3)} ms` : y;
+  const tick = y === ms ? (seconds) => `${+(1000 * seconds).toPrecision(3)} ms` : (value) => (value < 10 ? String(+value.toPrecision(2)) : compact(value));
   return new Chart({ title, series, x: clock, y, tick, whenEmpty, least: SHORTEST_MS, wholeY: y === compact });
 }
 

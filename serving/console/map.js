@@ -1,7 +1,7 @@
 // The catalogue in two dimensions: near is alike, as far as two dimensions can show it. Drawn on a canvas; what is in
 // it is in lists and links as well.
 
-import { ask, has } from "./api.js";
+import { ask } from "./api.js";
 import { trouble } from "./access.js";
 import { button, h, put } from "./dom.js";
 import { plural, releaseName } from "./format.js";
@@ -37,7 +37,6 @@ export class CatalogueMap {
   // id: the item looked at; near: ids of those most like it.
   async show(id, near = []) {
     try {
-      if (!(await has("get", "/v1/catalogue/map"))) return this.#none("Not available on this server.");
       const { items, release } = await ask("/v1/catalogue/map");
       if (!items.length) return this.#none("There is nothing to show before the first release: train one.");
       this.#take(items, id, near);

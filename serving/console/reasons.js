@@ -1,6 +1,6 @@
 // What is recommended to a user, with what each score is made of: the bias and each past event's contribution.
 
-import { ask, has, inPath } from "./api.js";
+import { ask, inPath } from "./api.js";
 import { trouble } from "./access.js";
 import { badge, h, put, s } from "./dom.js";
 import { ago, figure, plural, releaseName } from "./format.js";
@@ -17,7 +17,7 @@ class Recommendations {
     this.user = user;
     this.items = [];
     this.rows = []; // of the timeline: [event, element]
-    this.body = h("div", {});
+    this.body = h("div", {}, h("p", { class: "quiet" }, "Looking…"));
     this.noted = h("p", { class: "quiet" });
     this.legend = h("ul", { class: "legend" });
     this.root = h("section", { class: "panel" }, h("h2", {}, "Recommended"), this.noted, this.legend, this.body);
@@ -44,11 +44,9 @@ class Recommendations {
     }
   }
 
-  // With reasons where the server gives them, and only to who has the key.
+  // With reasons to who has the key.
   async #ask() {
-    const [explain, details] = await Promise.all([has("get", "/v1/recommendations", "explain"), has("get", "/v1/recommendations", "details")]);
-    const path = `/v1/recommendations?user=${inPath(this.user)}&k=${K}${details ? "&details=true" : ""}`;
-    if (!explain) return ask(path);
+    const path = `/v1/recommendations?user=${inPath(this.user)}&k=${K}&details=true`;
     try {
       return await ask(`${path}&explain=true`);
     } catch (error) {

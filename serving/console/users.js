@@ -1,6 +1,6 @@
 // One user: what was done, what is recommended, and why.
 
-import { ask, has, inPath } from "./api.js";
+import { ask, inPath } from "./api.js";
 import { trouble } from "./access.js";
 import { asking, badge, button, confirmed, empty, h, panel, put, tell, working } from "./dom.js";
 import { ago, count, moment, plural, releaseName } from "./format.js";
@@ -37,7 +37,7 @@ class User {
   constructor(id, body) {
     this.id = id;
     this.head = h("div", {});
-    this.timeline = h("div", {});
+    this.timeline = h("div", {}, h("p", { class: "quiet" }, "Looking…"));
     this.recommended = recommendations(id);
     this.wrong = h("div", {});
     put(body, this.head, this.wrong, h("div", { class: "two uneven" }, panel("Timeline", this.timeline), this.recommended.root));
@@ -54,7 +54,6 @@ class User {
   async #read() {
     try {
       this.user = await ask(this.path());
-      this.canStrike = await has("delete", "/v1/users/{}/timeline/{}");
       this.#draw();
     } catch (error) {
       this.user = null;
@@ -66,7 +65,7 @@ class User {
 
   #draw() {
     const { user, events, release, as_of: asOf } = this.user;
-    const entries = ordered(this.user.timeline);
+    const entries = this.user.timeline;
     put(this.head, h("div", { class: "head" }, h("div", {}, h("h2", { class: "big" }, user),
       h("p", { class: "quiet" }, `${plural(events, "event")} applied, ${count(entries.length)} in the timeline · last ${ago(asOf)} · release ${releaseName(release)}`)),
     h("div", { class: "row" }, button("Look again", () => this.show()),
@@ -78,11 +77,9 @@ class User {
   }
 
   #row(entry) {
-    const row = h("li", { class: "row event", "data-entry": entry.entry || null }, h("i", { class: "mark", "aria-hidden": "true" }), thing(entry.item_id, `an item that this release does not know (${entry.item_key})`),
+    const row = h("li", { class: "row event", "data-entry": entry.entry }, h("i", { class: "mark", "aria-hidden": "true" }), thing(entry.item_id, `an item that this release does not know (${entry.item_key})`),
       badge(entry.kind || "?"), h("time", { class: "quiet", title: moment(entry.time_ms) }, ago(entry.time_ms)));
-    if (this.canStrike && entry.entry) {
-      row.append(working("Strike", () => this.#strike(entry, row), (error) => this.#fails(error), { class: "small", "aria-label": `Strike ${entry.kind} of ${entry.item_id || entry.item_key}` }));
-    }
+    row.append(working("Strike", () => this.#strike(entry, row), (error) => this.#fails(error), { class: "small", "aria-label": `Strike ${entry.kind} of ${entry.item_id || entry.item_key}` }));
     return row;
   }
 
@@ -127,9 +124,4 @@ class User {
     put(this.wrong, trouble(error));
     this.timeline.querySelector(".going")?.classList.remove("going");
   }
-}
-
-// Newest first, whichever way round the server tells it.
-function ordered(timeline) {
-  return timeline.length > 1 && timeline[0].time_ms < timeline.at(-1).time_ms ? [...timeline].reverse() : timeline;
 }
