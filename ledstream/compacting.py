@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +20,8 @@ LOOKS_EVERY_S = 5.0
 
 
 class Compacting:
-    """Clears at the start, and after that once somebody was erased, at most every so many seconds.
+    """Clears at the start, soon after somebody was erased, and again until nothing is left to remove: at most every so
+    many seconds.
 
     What does not work because the store, the log or the disk is away is tried again the next time.
     """
@@ -27,23 +29,24 @@ class Compacting:
     def __init__(self, places: Stores, every_s: float) -> None:
         self._places, self._every_s = places, every_s
         self._archive = compaction(places)
-        self._cleared = -1
+        self._cleared, self._cleared_at = -1, float("-inf")
 
     def run(self, stop: threading.Event) -> None:
         """Until stop is set."""
-        wait_s = 0.0
-        while not stop.wait(wait_s):
+        looks_every_s = min(LOOKS_EVERY_S, self._every_s)
+        while not stop.wait(looks_every_s):
             self._places.tombstones.refresh()
-            wait_s = min(LOOKS_EVERY_S, self._every_s)
             buried = len(self._places.tombstones.all())
-            if buried == self._cleared:
+            if buried == self._cleared or time.monotonic() < self._cleared_at + self._every_s:
                 continue
             try:
-                clear(self._places, self._archive)
+                done = clear(self._places, self._archive)
             except (StoreUnavailable, LogUnavailable, OSError) as error:
                 logger.warning("erased users stay in some place for now: %s", error)
             else:
-                self._cleared, wait_s = buried, self._every_s
+                # What a consumer had not read yet, or what was not filed yet, is left for the next time.
+                self._cleared = -1 if any(done.values()) else buried
+                self._cleared_at = time.monotonic() if buried else self._cleared_at
 
 
 def clear(places: Stores, archive: ArchiveCompaction) -> dict[str, int]:

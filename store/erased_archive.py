@@ -115,6 +115,8 @@ def erased_in(path: Path, tombstones: Tombstones, *, erase: str) -> Counter[byte
 
 def erasures_in(path: Path, tombstones: Tombstones, erase: str) -> list[Tombstone]:
     """The tombstones that the file's erasures ask for."""
+    if erase not in pq.read_table(path, columns=["kind"])["kind"].unique().to_pylist():
+        return []
     rows = pq.read_table(path, columns=_TELLING, filters=[("kind", "=", erase)]).to_pylist()
     log, partition = log_of(path), partition_of(path)
     return [

@@ -248,3 +248,29 @@ def _given(settings: Settings) -> dict[str, object]:
 
 def _entry(event: Event) -> Entry:
     return Entry(event.user_id.encode(), encode_event(event), event.time_ms)
+
+
+@pytest.mark.kafka
+def test_on_kafka_replays_bring_nobody_back_and_verify_says_how_long_the_log_remembers(
+    kafka_bootstrap: str, settings: Settings, redis_client: Client
+) -> None:
+    users = [f"gone-{n}" for n in range(50)]
+    kafka = settings.model_copy(update={"log": f"kafka://{kafka_bootstrap}"})
+    log = parts.open_log(kafka)
+    try:
+        world = ErasureWorld(kafka, log, redis_client)
+        world.send(*(event for user in [*users, "stays"] for event in viewed(user, "hat", "belt", at=now_ms() - 9000)))
+        world.leave_traces(users[:3], now_ms() - 9000)
+        world.fold()
+        world.archive()
+        world.erase(*users)
+        assert world.known([*users, "stays"]) == ["stays"]
+        world.clear()
+        replayed(world)
+        assert (world.known([*users, "stays"]), world.wrong()) == (["stays"], set())
+        assert names_in_archive(kafka) == {"stays"}
+        kept = [one for one in world.found() if one.where.startswith("events/")]
+        assert sum(one.events for one in kept) == 50 * 2 + 3
+        assert all("retention" in one.until for one in kept)
+    finally:
+        log.close()

@@ -79,7 +79,7 @@ def visit_the_shop(shop: str, server: str) -> None:
 
 
 def system_settings(folder: Path, **flags: str) -> Settings:
-    chosen = {"data_dir": folder, "port": free_ports(1)[0], "archive_flush_s": 0.5, "dim": 8}
+    chosen = {"data_dir": folder, "port": free_ports(1)[0], "archive_flush_s": 0.5, "dim": 8, "compact_every_s": 0.5}
     return read_settings({}, chosen | flags)
 
 
@@ -106,8 +106,10 @@ async def the_whole_loop(settings: Settings) -> None:
         assert activated.status_code == 200, activated.text
         await until(lambda: another_release(client, second["release"]), "one call goes back")
 
-        assert (await client.delete("/v1/users/ana")).status_code == 202
-        await until(lambda: is_unknown(client), "ana is forgotten")
+        erased = await client.delete("/v1/users/ana")
+        assert (erased.status_code, await is_unknown(client)) == (202, True), "ana is forgotten at once"
+        assert len(erased.json()["receipt"]["signature"]) == 64
+        await until(lambda: archive_forgot(settings), "ana's events leave the archive by themselves")
 
 
 async def two_tastes_are_read(client: httpx.AsyncClient) -> None:
@@ -154,6 +156,10 @@ async def another_release(client: httpx.AsyncClient, version: str) -> dict[str, 
 
 async def is_unknown(client: httpx.AsyncClient) -> bool:
     return (await client.get("/v1/users/ana")).status_code == 404
+
+
+async def archive_forgot(settings: Settings) -> bool:
+    return "ana" not in read_archive(settings.archive_dir)["user_id"].to_pylist()
 
 
 async def archived_everything(settings: Settings) -> bool:
