@@ -33,16 +33,19 @@ def log_undelivered(verdicts: Sequence[Verdict[Event]]) -> None:
     """One line for all of them, with the first reason."""
     first = verdicts[0]
     named = f"{first.field} = {first.value}: " if first.field else ""
-    logger.warning("%d events were %s, the first one: %s%s", len(verdicts), first.status, named, first.reason)
+    logger.warning(
+        "%d events will not arrive, the first one %s: %s%s", len(verdicts), first.status, named, first.reason
+    )
 
 
 class Sender:
     """Takes events at once and sends them in order from a thread of its own, used by any number of threads and tasks.
 
     It sends as soon as `batch` events wait, and every flush_every_s. While the server is away it keeps up to max_events
-    and goes on trying. on_undelivered is told, in that thread or in the caller's, what will never arrive: "rejected" by
-    the server, or "failed" for want of room or of time at the end. Use it in a `with`, or close it; a program that does
-    neither waits up to 5 s for it at its end. Make one in each process: it does not survive a fork.
+    and goes on trying. on_undelivered is told, in that thread or by `close`, what will never arrive: "rejected" by the
+    server, or "failed" for want of room (max_events of these at a time; the others are only counted) or of time at the
+    end. Use it in a `with`, or close it; a program that does neither waits up to 5 s for it at its end. Make one in each
+    process: it does not survive a fork.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Sender:
         self._max_events, self._batch, self._flush_every_s = max_events, batch, flush_every_s
         self._waiting: deque[Event] = deque()
         self._under_way: Sequence[Event] = ()
+        self._lost: list[Verdict[Event]] = []
         self._accepted = self._rejected = self._dropped = 0
         self._changed, self._is_over = threading.Condition(), threading.Event()
         self._is_asked_to_flush = self._is_closed = False
@@ -69,22 +73,21 @@ class Sender:
         atexit.register(self.close)
 
     def track(self, event: Event) -> bool:
-        """Never waits. False, and on_undelivered is told, where there is no room. Raises RuntimeError once closed."""
+        """Never waits. False where there is no room. Raises RuntimeError once closed."""
         if self._pid != os.getpid():
             raise RuntimeError("this sender was made before a fork: make one in each process")
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("this sender is closed")
-            has_room = len(self._waiting) + len(self._under_way) < self._max_events
-            if has_room:
-                self._waiting.append(event)
-                if len(self._waiting) >= self._batch:
-                    self._changed.notify_all()
-            else:
+            if len(self._waiting) + len(self._under_way) >= self._max_events:
                 self._dropped += 1
-        if not has_room:
-            self._told([Verdict(event, "failed", reason=f"more than {self._max_events} events wait")])
-        return has_room
+                if len(self._lost) < self._max_events:
+                    self._lost.append(Verdict(event, "failed", reason=f"{self._max_events} events wait"))
+                return False
+            self._waiting.append(event)
+            if len(self._waiting) >= self._batch:
+                self._changed.notify_all()
+        return True
 
     def flush(self, within_s: float = 5.0) -> bool:
         """Send what waits, now. Whether all of it is gone, after at most so long."""
@@ -106,12 +109,13 @@ class Sender:
         self._thread.join(within_s)
         with self._changed:
             self._is_over.set()
-            left = [*self._under_way, *self._waiting]
+            left = [Verdict(one, "failed", reason="no time was left") for one in (*self._under_way, *self._waiting)]
             self._waiting.clear()
             self._under_way = ()
             self._dropped += len(left)
-        if left:
-            self._told([Verdict(event, "failed", reason="no time was left at the end") for event in left])
+            undelivered, self._lost = [*self._lost, *left], []
+        if undelivered:
+            self._told(undelivered)
 
     def counts(self) -> Counts:
         """Of this moment."""
@@ -135,10 +139,10 @@ class Sender:
 
     def _run(self) -> None:
         while batch := self._next():
-            rejected, pause_s = self._settle(*self._send(batch))
-            if rejected:
+            undelivered, pause_s = self._settle(*self._send(batch))
+            if undelivered:
                 try:
-                    self._told(rejected)
+                    self._told(undelivered)
                 except Exception:  # of the caller's own: what is told next is another matter
                     logger.exception("on_undelivered failed")
             self._is_over.wait(pause_s)
@@ -163,7 +167,7 @@ class Sender:
             return [Verdict(event, "failed", reason=str(error)) for event in batch], self._flush_every_s
 
     def _settle(self, verdicts: Sequence[Verdict[Event]], pause_s: float) -> tuple[Sequence[Verdict[Event]], float]:
-        """Those that were rejected; what failed goes back to the front, unless it was told already."""
+        """What is to be told; what failed goes back to the front, unless it was told already."""
         rejected = [verdict for verdict in verdicts if verdict.status == "rejected"]
         failed = [verdict.about for verdict in verdicts if verdict.status == "failed"]
         with self._changed:
@@ -174,5 +178,6 @@ class Sender:
             self._accepted += len(verdicts) - len(rejected) - len(failed)
             self._rejected += len(rejected)
             self._is_asked_to_flush = self._is_asked_to_flush and bool(self._waiting)
+            undelivered, self._lost = [*rejected, *self._lost], []
             self._changed.notify_all()
-        return rejected, pause_s
+        return undelivered, pause_s
