@@ -44,8 +44,8 @@ class Sender:
     It sends as soon as `batch` events wait, and every flush_every_s. While the server is away it keeps up to max_events
     and goes on trying. on_undelivered is told, in that thread or by `close`, what will never arrive: "rejected" by the
     server, or "failed" for want of room (max_events of these at a time; the others are only counted) or of time at the
-    end. Use it in a `with`, or close it; a program that does neither waits up to 5 s for it at its end. Make one in each
-    process: it does not survive a fork.
+    end. Use it in a `with`, or close it; a program that does neither waits up to 5 s for it at its end. Make one in
+    each process: it does not survive a fork.
     """
 
     def __init__(
