@@ -222,12 +222,20 @@ def test_who_signs_in_keeps_what_was_liked_before_and_who_signs_out_is_new(visit
     assert visit.user not in ("customer-ana", visitor)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_have_no_barriers_that_axe_knows_and_fit_a_phone(world: World, browser: Any, scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "paths"),
+    [
+        ("light", ["/", "/departments/kitchen", "/items/item-00003", "/search?q=mug", "/nowhere"]),
+        ("dark", ["/items/item-00003"]),  # other colours alone
+    ],
+)
+def test_pages_have_no_barriers_that_axe_knows_and_fit_a_phone(
+    world: World, browser: Any, scheme: str, paths: list[str]
+) -> None:
     context = browser.new_context(viewport=PHONE, color_scheme=scheme, reduced_motion="reduce")
     tab = context.new_page()
     found = []
-    for path in ("/", "/departments/kitchen", "/items/item-00003", "/search?q=mug", "/nowhere"):
+    for path in paths:
         tab.goto(world.shop + path)
         found += [f"{path}: {violation}" for violation in violations(tab)]
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
