@@ -23,10 +23,10 @@ from bench.report import closing, opening
 from store.archive import archive_batches
 from store.releases import Releases
 from stream.events import item_key, kind_code
-from training.benchmarks.case import peak_mib
 from training.gate import COLUMNS as GATE_COLUMNS
 from training.interactions import Selection
 from training.memory import MIB, needed
+from training.peak_memory import peak_mib
 from training.spectral import SpectralSettings
 from training.streamed import asked_about, train_streamed
 from training.survey import survey

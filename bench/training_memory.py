@@ -22,11 +22,11 @@ from bench.report import closing, opening
 from store.archive import archive_batches
 from store.releases import Releases
 from stream.events import item_key, kind_code
-from training.benchmarks.case import peak_mib
 from training.gate import COLUMNS, GateSettings, examine
 from training.interactions import Selection
 from training.learning import learn_from_disk, learn_in_memory
 from training.memory import MIB, needed
+from training.peak_memory import peak_mib
 from training.progress import silent
 from training.spectral import SpectralSettings
 from training.survey import survey

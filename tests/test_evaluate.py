@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from led.encoder import F32, Encoder
-from training.benchmarks.case import NoBenchmark, data_folder, peak_mb
+from training.benchmarks.case import NoBenchmark, data_folder
 from training.benchmarks.diginetica import DIGINETICA
 from training.benchmarks.gowalla import GOWALLA, closed_form, gowalla
 from training.benchmarks.ml1m import RATINGS
@@ -29,6 +29,7 @@ from training.evaluate import (
     split,
 )
 from training.interactions import Interactions, Selection
+from training.peak_memory import peak_mb
 from training.spectral import SpectralSettings
 from training.svd import Sparse
 from training.train import Grid, TooFewEvents, TrainSettings, choose, train

@@ -22,13 +22,14 @@ from training.finetune.checkpoint import Checkpoint, OtherRun
 from training.finetune.network import Network
 from training.finetune.run import Diverged, Finetuned, Run, finetune
 from training.finetune.settings import FinetuneSettings, Stage, ValidationSettings
-from training.finetune.stage import CURVES, STORY, finetuned
+from training.finetune.stage import finetuned
 from training.finetune.start import Start, WarmStart, random_start
 from training.finetune.timelines import Timelines, timelines_of_events, timelines_of_matrix
 from training.finetune.validation import Validation, held_out, ndcg
 from training.interactions import SelectedEvents, Selection, select
 from training.recipe import RandomStart, Recipe, made, pretrained
 from training.spectral import SpectralSettings, averaged
+from training.story import CURVES, STORY
 from training.train import TooFewEvents, TrainSettings
 
 ITEMS, DIM = 24, 6

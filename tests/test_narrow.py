@@ -57,7 +57,7 @@ def test_loss_and_gradients_are_those_of_the_formula() -> None:
     lesson = drawn(matrix, NarrowSettings(dim=5, wide=12, users=20, targets=3), rng)
     others = rng.integers(0, 30, 7)
     tables = (_normal(rng, 12, 5), _normal(rng, 12, 5))
-    for which, slope in enumerate(descent(wide, tables, lesson, others, 0.4)):
+    for which, slope in enumerate(descent(wide, tables, lesson, others, 0.4)[:2]):
         for place in ((0, 0), (3, 2), (11, 4)):
             sides = []
             for nudge in (1e-4, -1e-4):

@@ -103,29 +103,52 @@ class Slope(NamedTuple):
     candidates: F32
 
 
+class Descent(NamedTuple):
+    """Gradients by P and Q, and the loss."""
+
+    into: F32
+    out: F32
+    loss: float
+
+
+class Narrow(NamedTuple):
+    """Input and output embeddings (items, dim), and the loss of each step before it."""
+
+    inputs: F32
+    outputs: F32
+    losses: tuple[float, ...]
+
+
 def narrow_embeddings(matrix: Sparse, settings: NarrowSettings, progress: Progress = silent) -> tuple[F32, F32]:
     """Input and output embeddings (items, dim) of an interaction matrix with at least one cell, none below 0.
 
     The same matrix and settings give the same tables. dim shrinks where the data has fewer directions.
     """
+    found = narrowed(matrix, settings, progress)
+    return found.inputs, found.outputs
+
+
+def narrowed(matrix: Sparse, settings: NarrowSettings, progress: Progress = silent) -> Narrow:
+    """The embeddings of `narrow_embeddings`, and how they were learned."""
     wide = widened(matrix, settings, progress)
     rng = np.random.default_rng(settings.seed)
     k = wide.inputs.shape[1]
     dim = min(settings.dim, k)
     start = np.eye(k, dim, dtype=np.float32)
     start += rng.standard_normal((k, dim), dtype=np.float32) * np.float32(settings.mixed_in / np.sqrt(dim))
-    into, out = Adam(start.copy()), Adam(start.copy())
+    into, out, losses = Adam(start.copy()), Adam(start.copy()), []
     for step in range(settings.steps):
         progress("narrow tables", step, settings.steps)
         lesson = drawn(matrix, settings, rng)
         others = rng.integers(0, matrix.shape[1], settings.candidates)
         slopes = descent(wide, (into.value, out.value), lesson, others, settings.temperature)
         rate = _rate(step, settings)
-        into.step(slopes[0], rate)
-        out.step(slopes[1], rate)
+        into.step(slopes.into, rate)
+        out.step(slopes.out, rate)
+        losses.append(slopes.loss)
     progress("narrow tables", settings.steps, settings.steps)
     outputs = unit(wide.outputs @ out.value)[0] * (wide.popular * wide.known)[:, None]
-    return scaled(matrix, wide.inputs @ into.value, outputs)
+    return Narrow(*scaled(matrix, wide.inputs @ into.value, outputs), tuple(losses))
 
 
 def scaled(matrix: Sparse, inputs: F32, outputs: F32) -> tuple[F32, F32]:
@@ -167,8 +190,8 @@ def drawn(matrix: Sparse, settings: NarrowSettings, rng: np.random.Generator) ->
     return Lesson(shown, _only(rows, is_wanted))
 
 
-def descent(wide: Wide, tables: tuple[F32, F32], lesson: Lesson, others: I64, temperature: float) -> tuple[F32, F32]:
-    """Gradients of the loss by P and Q, given as tables. others: (n,) rows of the candidates.
+def descent(wide: Wide, tables: tuple[F32, F32], lesson: Lesson, others: I64, temperature: float) -> Descent:
+    """The loss, and its gradients by P and Q, given as tables. others: (n,) rows of the candidates.
 
     Each user with something to find counts the same, and so does each of the user's targets.
     """
@@ -186,7 +209,7 @@ def descent(wide: Wide, tables: tuple[F32, F32], lesson: Lesson, others: I64, te
     by_items = np.concatenate([found.targets, found.candidates]) * lengths
     by_out: F32 = features.T @ _through_unit(by_items, items, item_lengths)
     by_into: F32 = shown.T @ _through_unit(found.users, users, user_lengths)
-    return by_into, by_out
+    return Descent(by_into, by_out, found.loss)
 
 
 def contrast(users: F32, targets: F32, candidates: F32, wanted: Sparse, temperature: float) -> Slope:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
@@ -11,17 +12,19 @@ import pyarrow as pa
 
 from led.encoder import F32, I64
 from store.releases import Model
+from training.curves import Curve
 from training.denoised import DenoisedSettings
 from training.encoded import cell_rows
 from training.finetune.settings import Stage
 from training.finetune.start import random_start
 from training.interactions import Interactions, SelectedEvents, interactions_of, select
 from training.joined import JoinedSettings
-from training.narrow import NarrowSettings, narrow_embeddings
+from training.narrow import NarrowSettings, narrowed
 from training.pmi import PmiSettings, pmi_embeddings
 from training.progress import Progress, silent
 from training.ridge_choice import Ridge, choose_ridge, ridge_embeddings
 from training.spectral import averaged, popularity_bias
+from training.story import drawn, told
 from training.train import SAMPLE_VECTORS, Counts, TrainSettings, choose, fit
 
 
@@ -63,15 +66,19 @@ class Recipe:
 
 def made(events: pa.Table, recipe: Recipe, progress: Progress = silent) -> Model:
     """The model of archived events (columns of `training.interactions.collect`). Raises TooFewEvents."""
+    began = time.process_time()
     selected = select(events, recipe.general.selection)
     stage = recipe.finetuning
     if stage is None:
-        return pretrained(selected, recipe, progress)
-    from training.finetune.stage import finetuned
+        model = pretrained(selected, recipe, progress)
+    else:
+        from training.finetune.stage import finetuned
 
-    held_out = stage.validation.users(len(selected.user_ids), stage.settings.seed)
-    model = pretrained(selected, recipe, progress, without=held_out)
-    return finetuned(selected, model, stage, progress)
+        held_out = stage.validation.users(len(selected.user_ids), stage.settings.seed)
+        model = pretrained(selected, recipe, progress, without=held_out)
+        model = finetuned(selected, model, stage, progress)
+    settings = asdict(replace(recipe, finetuning=stage and replace(stage, warm=None)))
+    return told(model, {"settings": settings, "cpu_seconds": time.process_time() - began})
 
 
 def pretrained(
@@ -100,24 +107,29 @@ def pretrained(
 
 
 def _begun(interactions: Interactions, begin: Begin, general: TrainSettings, progress: Progress) -> Model:
-    inputs, outputs, biases, told = _rows(interactions, begin, general, progress)
+    made = _rows(interactions, begin, general, progress)
     rows = averaged(cell_rows(general.recency, interactions)[:SAMPLE_VECTORS])
-    return Model(
+    model = Model(
         item_ids=interactions.item_ids,
-        input_embeddings=inputs,
-        output_embeddings=outputs,
-        biases=biases,
+        input_embeddings=made.inputs,
+        output_embeddings=made.outputs,
+        biases=made.biases,
         popularity=interactions.popularity(general.popularity_half_life_s),
         kind_weights=dict(general.selection.kind_weights),
         half_life_s=general.half_life_s,
         head_weights=general.head_weights,
-        sample_vectors=rows @ inputs,
+        sample_vectors=rows @ made.inputs,
         about={
             "users": interactions.matrix.shape[0],
             "items": interactions.matrix.shape[1],
-            **told,
+            **made.about,
         },
     )
+    if not made.losses:
+        return model
+    numbers = range(1, len(made.losses) + 1)
+    steps = [{"number": number, "loss": loss} for number, loss in zip(numbers, made.losses, strict=True)]
+    return drawn(told(model, {"steps": steps}), [Curve("training loss", "step", numbers, made.losses)])
 
 
 def _span(interactions: Interactions) -> dict[str, object]:
@@ -126,20 +138,21 @@ def _span(interactions: Interactions) -> dict[str, object]:
 
 
 class _Rows(NamedTuple):
-    """Tables, biases, and how they came to be."""
+    """Tables, biases, how they came to be, and the loss of each step where there were steps."""
 
     inputs: F32
     outputs: F32
     biases: F32
     about: dict[str, object]
+    losses: tuple[float, ...] = ()
 
 
 def _rows(interactions: Interactions, begin: Begin, general: TrainSettings, progress: Progress) -> _Rows:
     if isinstance(begin, PmiSettings):
         return _Rows(*pmi_embeddings(interactions.matrix, begin, progress), {"pmi": asdict(begin)})
     if isinstance(begin, NarrowSettings):
-        inputs, outputs = narrow_embeddings(interactions.matrix, begin, progress)
-        return _Rows(inputs, outputs, np.zeros(len(outputs), np.float32), {"narrow": asdict(begin)})
+        inputs, outputs, losses = narrowed(interactions.matrix, begin, progress)
+        return _Rows(inputs, outputs, np.zeros(len(outputs), np.float32), {"narrow": asdict(begin)}, losses)
     if isinstance(begin, DenoisedSettings | JoinedSettings):
         return _ridge(interactions, begin, general, progress)
     start = random_start(len(interactions.item_ids), begin.dim, np.random.default_rng(begin.seed))

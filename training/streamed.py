@@ -7,6 +7,7 @@ is chosen on a validation part (`Grid`) is chosen on as many users, drawn at ran
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from training.progress import Progress, silent
 from training.sharded_svd import decompose_shards
 from training.shards import Shards, build
 from training.spectral import averaged
+from training.story import told
 from training.survey import Survey
 from training.train import SAMPLE_VECTORS, Counts, Described, TrainSettings, choose, model_of
 
@@ -46,6 +48,7 @@ def train_streamed(
 
     before: the release before it, to begin at. Raises TooFewEvents.
     """
+    began = time.process_time()
     progress("sorting events to users", 0, 1)
     shards = build(batches(), settings.selection, found, folder, shards=shards_for(found.events))
     progress("sorting events to users", 1, 1)
@@ -55,13 +58,14 @@ def train_streamed(
     choice = choose(shards.sample(_users_to_choose_on(shards), rng), settings, progress)
     spectrum = decompose_shards(shards, dataclasses.replace(settings.spectral, a=choice.a), progress, before)
     sample = shards.sample(SAMPLE_VECTORS, rng)
-    return model_of(
+    model = model_of(
         shards.item_ids,
         spectrum.embeddings(choice.p),
         shards.popularity(settings.popularity_half_life_s),
         averaged(cell_rows(settings.recency, sample)),
         Described(settings, choice, counts),
     )
+    return told(model, {"settings": dataclasses.asdict(settings), "cpu_seconds": time.process_time() - began})
 
 
 def shards_for(events: int) -> int:

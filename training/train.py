@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from training.evaluate import Quality, Split, folding, measure, split
 from training.interactions import Interactions, Selection, collect
 from training.progress import Progress, silent
 from training.spectral import SpectralSettings, Spectrum, averaged, decompose, popularity_bias
+from training.story import told
 from training.svd import Sparse
 
 SAMPLE_VECTORS = 2000
@@ -83,9 +85,11 @@ def train(events: pa.Table, settings: TrainSettings, progress: Progress = silent
 
     The same events in the same order and the same settings make the same model.
     """
+    began = time.process_time()
     interactions = collect(events, settings.selection)
     choice = choose(interactions, settings, progress)
-    return fit(interactions, settings, choice, progress)
+    model = fit(interactions, settings, choice, progress)
+    return told(model, {"settings": asdict(settings), "cpu_seconds": time.process_time() - began})
 
 
 def choose(interactions: Interactions, settings: TrainSettings, progress: Progress = silent) -> Choice:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.evaluate import Row, Split, Training, folding, measure, row_as_json, rows_as_markdown
+from training.peak_memory import peak_mb
 from training.progress import Progress, progress_bars
 from training.train import Grid, TrainSettings, choose, fit
 
@@ -59,16 +60,16 @@ def in_its_own_process(case: Case) -> Sequence[Row]:
 
 def trained_rows(parts: Split, settings: TrainSettings, progress: Progress) -> list[Row]:
     """A row for each task, of LED in closed form trained on parts.train."""
-    started = time.monotonic()
+    started = time.process_time()
     choice = choose(parts.train, settings, progress)
-    chosen = time.monotonic()
+    chosen = time.process_time()
     model = fit(parts.train, settings, choice, progress)
     training = Training(
         d=model.input_embeddings.shape[1],
         settings={"a": choice.a, "p": choice.p, "bias": choice.bias},
         tried=_tried(settings.grid) if choice.validation else 0,
         choose_seconds=chosen - started,
-        train_seconds=time.monotonic() - chosen,
+        train_seconds=time.process_time() - chosen,
         peak_mb=peak_mb(),
     )
     scorer = folding(model.input_embeddings, model.output_embeddings, model.biases)
@@ -82,25 +83,6 @@ def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
             print(row_as_json(row), flush=True)
     else:
         print(rows_as_markdown(list(rows)))
-
-
-def peak_mb() -> float:
-    """The most memory this process has held, in MB (10^6 bytes)."""
-    return peak_mib() * (1 << 20) / 1e6
-
-
-def peak_mib() -> float:
-    """The most memory this process has held, in MiB; pages of files that it has mapped count.
-
-    From /proc where there is one: what getrusage reports begins, on Linux, with the peak of the parent process.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # bytes on macOS, the other with a peak
 
 
 def _tried(grid: Grid | None) -> int:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from training.baselines.contract import Chosen, Recipe, best_of, fitted_for
-from training.benchmarks.case import Case, peak_mb
+from training.benchmarks.case import Case
 from training.evaluate import Quality, Row, Scorer, Task, Training, measure
 from training.interactions import Interactions
+from training.peak_memory import peak_mb
 from training.progress import Progress, silent
 
 Recipes = Callable[[], Sequence[Recipe]]

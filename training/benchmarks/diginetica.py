@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from led.encoder import I64, Bool, Encoder
-from training.benchmarks.case import Case, data_file, peak_mb
+from training.benchmarks.case import Case, data_file
 from training.evaluate import Quality, Row, Training
+from training.peak_memory import peak_mb
 from training.progress import Progress, silent
 from training.sessions.prefixes import Sessions
 from training.sessions.quality import Scorer, mean_reciprocal_rank, recall

@@ -21,10 +21,11 @@ import scipy.sparse as sp
 from led.encoder import I64, Bool
 from training.baselines.contract import best_of, fitted_for
 from training.benchmarks import models
-from training.benchmarks.case import Case, data_file, peak_mb
+from training.benchmarks.case import Case, data_file
 from training.benchmarks.comparison import Measures, Recipes
 from training.evaluate import Quality, Row, Scorer, Task, Training
 from training.interactions import Interactions, Selection, collect, decay
+from training.peak_memory import peak_mb
 from training.progress import Progress
 
 CLICKS = "globo_clicks.parquet"

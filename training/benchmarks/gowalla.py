@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
-from training.benchmarks.case import Case, data_file, peak_mb, trained_rows
+from training.benchmarks.case import Case, data_file, trained_rows
 from training.evaluate import Row, Split, Task, Training, folding, measure
 from training.interactions import Selection, without_times
 from training.narrow import NarrowSettings, narrow_embeddings
+from training.peak_memory import peak_mb
 from training.progress import Progress, silent
 from training.spectral import SpectralSettings
 from training.train import Grid, TrainSettings

@@ -22,13 +22,14 @@ import numpy as np
 from led import metrics
 from led.encoder import F64, I64
 from led.ranking import top_k
-from training.benchmarks.case import Case, data_file, peak_mb
+from training.benchmarks.case import Case, data_file
 from training.benchmarks.comparison import Measures, Trial
 from training.benchmarks.gowalla import GOWALLA, lightgcn_split
 from training.benchmarks.ml1m import RATINGS, strong
 from training.evaluate import Row, Scorer, Task, Training, folding, split
 from training.finetune.settings import FinetuneSettings
 from training.interactions import Interactions
+from training.peak_memory import peak_mb
 from training.pmi import PmiSettings, pmi_embeddings
 from training.progress import Progress, silent
 

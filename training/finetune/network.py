@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
 from led.encoder import F32, LEAST_HEAD
+from training.bfloat16 import has_bfloat16
 from training.finetune.batches import Batch, Inputs
 from training.finetune.settings import FinetuneSettings
 from training.finetune.start import Start
@@ -61,7 +62,7 @@ class Network(nn.Module):
             heads = (heads + (1.0,) * settings.heads)[: settings.heads]
         logs = np.log(np.array(heads, np.float64))
         self.log_heads = nn.Parameter(torch.tensor(logs, dtype=torch.float32), requires_grad=settings.heads > 0)
-        self.bf16 = settings.bf16
+        self.bf16 = settings.bf16 and has_bfloat16()
 
     def means(self, inputs: Inputs) -> Tensor:
         """Weighted averages of input rows, (users, dim), before any projection; zero for a user without events."""

@@ -27,14 +27,14 @@ class FinetuneSettings:
     bpr and ns, summed per user for css and multinomial.
     tuning: full trains every row; project trains P in v = P e, with the table e as it starts; fixed trains biases only.
     tied: input and output share one table (one P), which begins as `training.finetune.tying` says.
-    projection_start: of P. positives: kinds that are predicted; none named: all. order, target_ratio: how a user's events become input and
-    targets, see `training.finetune.parting`. masking: the share of the input that is left out.
+    projection_start: of P. positives: kinds that are predicted; none named: all. masking: the share of the input that
+    is left out. order, target_ratio: how a user's events become input and targets, see `training.finetune.parting`.
     learn_kinds: a weight for each kind after the first. learn_decay: the half-life, begun at half_life_s. heads: how
     many factors of the newest events are learned. newest: only so many of the newest events are input; None for all.
     lr, batch_users: Adam's, and the users of a step. encoder_lr: of kinds, decay and heads; None for lr.
     epochs: at most. patience: so many validations without a better ndcg end it. validate_every: epochs.
-    bf16: scores are multiplied in bfloat16. threads: of torch; None leaves them alone. One seed and the same threads
-    make the same bytes.
+    bf16: scores are multiplied in bfloat16 where the processor does that itself. threads: of torch; None leaves them
+    alone. One seed, the same threads and a processor alike make the same bytes.
     """
 
     loss: Loss = "bpr"

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 
 import numpy as np
 
 from led.encoder import Encoder, Events
 from store.releases import Model
-from training.benchmarks.case import peak_mb
+from training.curves import Curve
 from training.encoded import timeline_rows
 from training.finetune.checkpoint import OtherRun
-from training.finetune.curves import learning_curves
 from training.finetune.network import Learned
 from training.finetune.run import Finetuned, finetune
 from training.finetune.settings import Stage
@@ -27,10 +23,10 @@ from training.finetune.validation import held_out
 from training.interactions import SelectedEvents
 from training.progress import Progress, silent
 from training.spectral import averaged
+from training.story import drawn, told
 from training.train import SAMPLE_VECTORS, TooFewEvents
 
 logger = logging.getLogger(__name__)
-CURVES, STORY = "learning-curves.png", "training.json"
 
 
 def finetuned(events: SelectedEvents, model: Model, stage: Stage, progress: Progress = silent) -> Model:
@@ -63,34 +59,30 @@ def finetuned(events: SelectedEvents, model: Model, stage: Stage, progress: Prog
         if stage.checkpoint is not None:
             stage.checkpoint.unlink()
         run = finetune(train, validation, start, settings, checkpoint=stage.checkpoint, progress=progress)
-    return told(_with_learned(model, kinds, timelines, run.learned), run, stage, begins_at)
+    return _told(_with_learned(model, kinds, timelines, run.learned), run, stage, begins_at)
 
 
-def told(model: Model, run: Finetuned, stage: Stage, begins_at: str) -> Model:
-    """The model with its learning curves and a JSON of all that made it among its attachments.
-
-    begins_at: which table, see `training.finetune.tying`.
-    """
-    summary = {"epochs": len(run.history), "best_epoch": run.best_epoch, "ndcg": run.best_ndcg, "k": stage.validation.k}
-    summary["begins_at"] = begins_at
-    about = {**model.about, "finetuning": {**asdict(stage.settings), **summary}}
+def _told(model: Model, run: Finetuned, stage: Stage, begins_at: str) -> Model:
+    """With learning curves and a JSON of what made it. begins_at: which table, see `training.finetune.tying`."""
+    summary = {
+        "epochs": len(run.history),
+        "best_epoch": run.best_epoch,
+        "ndcg": run.best_ndcg,
+        "k": stage.validation.k,
+        "begins_at": begins_at,
+    }
+    model = replace(model, about={**model.about, "finetuning": {**asdict(stage.settings), **summary}})
+    curves = [Curve("training loss", "epoch", [one.number for one in run.history], [one.loss for one in run.history])]
+    looks = {one.number: one.ndcg for one in run.history if one.ndcg is not None}
+    if looks:
+        title = f"validation ndcg@{stage.validation.k}"
+        curves.append(Curve(title, "epoch", list(looks), list(looks.values()), run.best_epoch))
     story = {
-        "about": about,
         "validation": asdict(stage.validation),
-        "encoder": {
-            "kind_weights": dict(model.kind_weights),
-            "half_life_s": model.half_life_s,
-            "head_weights": list(model.head_weights),
-        },
         "epochs": [asdict(epoch) for epoch in run.history],
         "cpu_seconds": sum(epoch.cpu_seconds for epoch in run.history),
-        "peak_mb": peak_mb(),
-        "versions": {name: version(name) for name in ("ledstream", "torch", "numpy", "scipy")},
-        "python": platform.python_version(),
     }
-    curves = learning_curves(run.history, run.best_epoch, stage.validation.k)
-    files = {CURVES: curves, STORY: (json.dumps(story, indent=2) + "\n").encode()}
-    return replace(model, about=about, attachments={**model.attachments, **files})
+    return told(drawn(model, curves), story)
 
 
 def _with_learned(model: Model, kinds: Sequence[str], timelines: Timelines, learned: Learned) -> Model:

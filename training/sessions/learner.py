@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from led.encoder import F32, I64, MOST_HEADS
+from training.bfloat16 import has_bfloat16
 from training.sessions.loss import Candidates, cosine_softmax, through_unit_rows, unit_rows
 from training.sessions.prefixes import Batch
 
@@ -20,7 +21,8 @@ class Recipe:
     """tau: logits are cosines over it. dropout: of entries of rows, drawn anew for each use of a row.
 
     share: of all items, drawn for each batch, that what came next is compared with. heads: how many of the newest
-    items have a weight of their own. bfloat16: multiply in it and sum in float32.
+    items have a weight of their own. bfloat16: multiply in it, where the processor does that
+    itself, and sum in float32.
     """
 
     dim: int = 128
@@ -50,6 +52,7 @@ class Learner:
 
     def __init__(self, items: int, recipe: Recipe, rng: np.random.Generator) -> None:
         self.recipe, self.rng = recipe, rng
+        self.products = torch.bfloat16 if recipe.bfloat16 and has_bfloat16() else torch.float32
         self.table = torch.empty(0, recipe.dim)
         first = [*FIRST_HEADS[: recipe.heads], *[1.0] * (recipe.heads - len(FIRST_HEADS))]
         self.log_heads = torch.log(torch.tensor(first))
@@ -83,7 +86,7 @@ class Learner:
             wanted.units[whose],
             Candidates(others.units, places, recipe.share),
             tau=recipe.tau,
-            products=torch.bfloat16 if recipe.bfloat16 else torch.float32,
+            products=self.products,
         )
         of_prefixes, self.log_heads.grad = prefixes.back(gradients.users)
         of_others = others.back(gradients.candidates)

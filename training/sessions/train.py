@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -9,12 +10,14 @@ import pyarrow as pa
 
 from led.encoder import F32, I64, Encoder, Events, encode
 from store.releases import Model
+from training.curves import Curve
 from training.interactions import SelectedEvents, Selection, interactions_of, select
 from training.progress import Progress, silent
 from training.sessions.learner import Learner, Recipe
 from training.sessions.prefixes import Sessions
 from training.sessions.quality import Scorer, recall, unit
 from training.sessions.teaching import Judge, Schedule, Taught, teach
+from training.story import drawn, told
 from training.train import SAMPLE_VECTORS, Counts
 
 
@@ -56,6 +59,7 @@ def train_sessions(
     before: an earlier model of such training to go on from, by item id: sessions that ended until its about["to_ms"]
     are replayed, later ones are new. Its dimension and number of head weights must be those of the recipe.
     """
+    began = time.process_time()
     selected = select(events, Selection(dict.fromkeys(settings.kinds, 1.0)))
     interactions = interactions_of(selected)
     Counts(*interactions.matrix.shape, interactions.matrix.nnz).check()
@@ -71,7 +75,7 @@ def train_sessions(
     judge = by_recall(sessions.part(len(sessions) - held_out, len(sessions)), settings) if held_out else None
     taught = teach(learner, new, old, settings.schedule, progress, judge=judge)
     embeddings = learner.table.numpy().copy()
-    return Model(
+    model = Model(
         item_ids=selected.item_ids,
         input_embeddings=embeddings,
         output_embeddings=unit(embeddings),
@@ -82,6 +86,22 @@ def train_sessions(
         sample_vectors=last_users(learner, embeddings, sessions),
         about=_about(selected, sessions, settings, taught, olds),
     )
+    return _told(model, settings, taught, time.process_time() - began)
+
+
+def _told(model: Model, settings: SessionSettings, taught: Taught, cpu_seconds: float) -> Model:
+    """With learning curves and a JSON of what made it."""
+    numbers = range(1, len(taught.losses) + 1)
+    curves = [Curve("training loss", "pass", numbers, taught.losses)]
+    epochs: list[dict[str, object]] = [
+        {"number": n, "loss": loss} for n, loss in zip(numbers, taught.losses, strict=True)
+    ]
+    if taught.judgements:
+        best = int(np.argmax(taught.judgements)) + 1
+        curves.append(Curve("recall@20 of held-out sessions", "pass", numbers, taught.judgements, best))
+        epochs = [{**one, "recall@20": found} for one, found in zip(epochs, taught.judgements, strict=True)]
+    story = {"settings": asdict(settings), "epochs": epochs, "cpu_seconds": cpu_seconds}
+    return told(drawn(model, curves), story)
 
 
 def sessions_of(events: SelectedEvents, gap_s: float) -> tuple[Sessions, I64]:
