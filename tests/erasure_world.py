@@ -108,7 +108,7 @@ class ErasureWorld:
         """What puts the archive's files and the store's records back as they are now."""
         copy = self.settings.data_dir.with_name("backup")
         shutil.copytree(self.settings.archive_dir, copy)
-        dumped = {key: self.client.dump(key) for kind in KINDS for key in self._keys(kind)}
+        dumped = {key: self.client.dump(key) or b"" for kind in KINDS for key in self._keys(kind)}
 
         def restore() -> None:
             shutil.copytree(copy, self.settings.archive_dir, dirs_exist_ok=True)

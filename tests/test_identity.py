@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import pytest
 
 from consumers.timelines import TimelineConsumer
 from serving.app import create_app
-from serving.parts import Parts
+from serving.parts import Erasures, Parts
 from store.connection import Client
+from store.erased_users import ErasedUsers
+from store.erasure_key import ErasureKey
+from store.tombstones import Tombstones
 from store.user_record import UserRecord
 from stream.events import item_key
 from stream.loop import Loop
@@ -119,3 +123,22 @@ def test_while_consumers_are_behind_a_merge_is_refused_and_may_be_asked_for_agai
         assert (refused.status_code, refused.json()["error"]["field"]) == (503, "anonymous_id")
 
     told(parts, story)
+
+
+def test_who_is_erased_is_erased_as_the_visitor_too_who_became_that_user(
+    parts: Parts, redis_client: Client, namespace: str, tmp_path: Path
+) -> None:
+    users = ErasedUsers(redis_client, namespace, parts.states, idle_after_s=60)
+    tombstones = Tombstones([tmp_path / "erasures"], ErasureKey(b"secret"))
+
+    async def story(client: httpx.AsyncClient) -> None:
+        await view(client, VISITOR, "hat-01")
+        await identify(client, VISITOR, "eve")
+        assert users.visitors("eve") == [VISITOR]
+        await view(client, VISITOR, "hat-02")  # signed out again, in the same browser
+        receipt = (await client.delete("/v1/users/eve")).json()["receipt"]["receipt"]
+        assert receipt["visitors"] == [tombstones.key.name(VISITOR).hex()]
+        assert (seen(parts, "eve"), seen(parts, VISITOR), users.visitors("eve")) == ([], [], [])
+
+    told(replace(parts, erasures=Erasures(tombstones, users)), story)
+    assert (seen(parts, "eve"), seen(parts, VISITOR)) == ([], [])
