@@ -17,10 +17,11 @@ from led.encoder import F64
 from store.profiles import profiles
 from store.releases import Release
 from store.stored import Stored
-from store.user_record import IDS_KEPT, UserRecord, decode_record, head_of, source_of
+from store.user_record import IDS_KEPT, STRUCK_KEPT, UserRecord, decode_record, head_of, source_of
 from stream.decoding import Decoder
 from stream.events import Event, encode_event, erasure, event_key, item_key, kind_code
 from stream.log import Batch, Record
+from stream.strikes import STRIKE, Strike, mark_of
 from tests.records import KINDS, LOG, items, model, published
 
 SOURCE = source_of(LOG, 0)
@@ -79,16 +80,28 @@ class Folded:
 
 
 def reference(log: Sequence[Event], max_events: int) -> dict[str, list[Event]]:
-    """Newest events by user, oldest first: the whole rule of the timeline."""
+    """Newest events by user, oldest first: the whole rule of the timeline. Strikes name events by their ids."""
     timelines: dict[str, list[Event]] = defaultdict(list)
+    struck: dict[str, list[int]] = defaultdict(list)
     for event in log:
-        mine = timelines[event.user_id]
+        mine, marks = timelines[event.user_id], struck[event.user_id]
         if event.kind == "erase":
             mine.clear()
+            marks.clear()
+        elif event.kind == STRIKE:
+            mark = Strike.of(event.context).mark
+            mine[:] = [one for one in mine if mark_of_event(one) != mark]
+            marks[:] = [mark, *(one for one in marks if one != mark)][:STRUCK_KEPT]
+        elif event.event_id is not None and mark_of_event(event) in marks:
+            pass
         elif event.event_id is None or identity(event) not in map(identity, mine[-IDS_KEPT:]):
             mine.append(event)
             del mine[:-max_events]
     return timelines
+
+
+def mark_of_event(event: Event) -> int:
+    return mark_of(item_key(event.item_id), kind_code(event.kind), event_key(event.event_id))
 
 
 def identity(event: Event) -> tuple[str, str, str | None]:
