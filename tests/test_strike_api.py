@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,20 @@ import httpx
 import pytest
 
 from consumers.timelines import TimelineConsumer
+from serving.collector.origins import Origins
+from serving.collector.paths import Door
+from serving.collector.sites import Sites
+from serving.parts import Parts
 from store.connection import Client
 from stream.decoding import Decoder
+from stream.events import Border
 from stream.log import Batch
 from stream.strikes import Strike
 from stream.topics import EVENTS
+from tests.records import put
 from tests.test_api import World, event
+from tests.wire import serving
+from tests.worlds import KINDS, NOW_MS, records, viewed
 
 SEEN = ["hat-01", "belt-02", "umbrella"]
 
@@ -112,3 +121,30 @@ def test_reasons_written_in_escapes_are_refused(world: World) -> None:
             assert (await client.get(path)).status_code == 403
 
     world.run(story)
+
+
+def test_on_a_real_server_reasons_need_the_admin_key_and_escaped_slashes_are_told_apart(world: World) -> None:
+    put(world.states, records({"a/b": viewed("a/b", "hat-01", "belt-02")}, world.release))
+    door = Door(Sites.of("shop=write-key", "admin-key", is_local=False), Origins.of(""))
+    asked, admin = "/v1/recommendations?user=a%2Fb&k=2", {"x-ledstream-key": "admin-key"}
+
+    async def story() -> None:
+        parts = Parts(world.log, world.states, world.releases, Border(KINDS), lambda: NOW_MS)
+        async with serving(parts, door=door) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            assert (await client.get(asked)).json()["source"] == "personal"
+            assert (await client.get(asked + "&explain=true")).status_code == 401
+            assert (await client.get(asked + "&%65xplain=true", headers=admin)).status_code == 403
+            explained = (await client.get(asked + "&explain=true", headers=admin)).json()["items"]
+            (newest, _) = explained[0]["reasons"]["events"]
+            path = f"/v1/users/a%2Fb/timeline/{newest['entry']}"
+            assert (await client.delete(path)).status_code == 401
+            assert (await client.delete(path, headers=admin)).status_code == 202
+            assert (await client.delete("/v1/users/a%2Fb%2Ftimeline%2Fx", headers=admin)).json()["user"] == (
+                "a/b/timeline/x"
+            )
+        assert {(one.user_id, one.kind) for one in world.log.events()} == {
+            ("a/b", "strike"),
+            ("a/b/timeline/x", "erase"),
+        }
+
+    asyncio.run(story())
