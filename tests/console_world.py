@@ -31,7 +31,7 @@ from store.erasure_key import erasure_key
 from store.gate_reports import GateReport, check
 from store.heartbeats import Heartbeats
 from store.popularity import Popularity
-from store.releases import Model
+from store.releases import Model, Releases
 from store.tallies import Tallies
 from store.tombstones import Tombstones
 from store.user_state import UserStates
@@ -121,31 +121,9 @@ def _parts(client: Client, namespace: str, folder: Path) -> Parts:
     log, published, now_ms = MemoryLog(), releases(folder), wall_clock_ms()
     for topic, partitions in topics(2).items():
         log.create_topic(topic, partitions)
-    story = {
-        "epochs": EPOCHS,
-        "about": {"finetuning": {"best_epoch": 10, "ndcg": 0.155}},
-        "cpu_seconds": 32.5,
-        "peak_mb": 410,
-    }
-    tuned = replace(two_tastes(2), attachments={"training.json": json.dumps(story).encode()})
-    versions: list[str] = []
-    for place, model in enumerate((_told(two_tastes(0), 0), _told(two_tastes(1), 1), _told(tuned, 2))):
-        versions.append(published.publish(model, now_ms=now_ms - (3 - place) * 3_600_000))
-        checks = [
-            check("files", True, "format, checksums and shapes are as described"),
-            check("index recall", True, f"the index finds .99{place} of the best 20", 0.99 + place / 1000, 0.9),
-            check(
-                "recall of the newest events",
-                place < 2,
-                f"recall@20 .{31 - place}, champion .31",
-                0.31 - place / 100,
-                0.307,
-            ),
-        ]
-        before = versions[-2] if place else None
-        published.reports.keep(GateReport(versions[-1], before, checks, now_ms, 240))
-    announce(log, versions[0], now_ms)
-    announce(log, versions[1], now_ms + 1)
+    _publish(published, now_ms)
+    for later, version in enumerate(published.versions()[:2]):
+        announce(log, version, now_ms + later)
     tallies, states = Tallies(client, namespace), UserStates(client, namespace, lengths)
     tombstones = Tombstones([folder], erasure_key("", folder))
     return Parts(
@@ -160,6 +138,25 @@ def _parts(client: Client, namespace: str, folder: Path) -> Parts:
         popularity=Popularity(client, namespace),
         trial=lambda: status(log, tallies, wall_clock_ms()),
     )
+
+
+def _publish(published: Releases, now_ms: int) -> None:
+    """An hour apart: two closed forms, and a fine-tuned one that the gate refuses."""
+    finetuning = {"best_epoch": 10, "ndcg": 0.155}
+    story = {"epochs": EPOCHS, "about": {"finetuning": finetuning}, "cpu_seconds": 32.5, "peak_mb": 410}
+    tuned = replace(two_tastes(2), attachments={"training.json": json.dumps(story).encode()})
+    before = None
+    for place, model in enumerate((two_tastes(0), two_tastes(1), tuned)):
+        version = published.publish(_told(model, place), now_ms=now_ms - (3 - place) * 3_600_000)
+        recall = 0.31 - place / 100
+        says = f"recall@20 .{31 - place}, champion .31"
+        checks = [
+            check("files", True, "format, checksums and shapes are as described"),
+            check("index recall", True, f"the index finds .99{place} of the best 20", 0.99 + place / 1000, 0.9),
+            check("recall of the newest events", place < 2, says, recall, 0.295),
+        ]
+        published.reports.keep(GateReport(version, before, checks, now_ms, 240))
+        before = version
 
 
 def _told(model: Model, place: int) -> Model:

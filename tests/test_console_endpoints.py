@@ -95,6 +95,7 @@ def test_the_page_may_use_nothing_from_elsewhere_and_is_not_sent_twice(parts: Pa
         again = await client.get("/console", headers={"if-none-match": page.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
         assert (await client.get("/", follow_redirects=True)).text == page.text
+        assert (await client.head("/console")).status_code == 200
         for name in ("routes.py", "..%2Froutes.py", "nothing.js"):
             assert (await client.get(f"/console/{name}")).status_code == 404
 

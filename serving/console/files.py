@@ -14,6 +14,7 @@ from fastapi.responses import RedirectResponse
 from serving.refusals import Refused
 
 PAGE = "/console"
+READING = ["GET", "HEAD"]
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' https: http:; "
@@ -49,14 +50,14 @@ class Files:
 def add_files(app: FastAPI, files: Files) -> None:
     """The page, what it is made of, and the way to it."""
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=READING, include_in_schema=False)
     async def root() -> Response:
         return RedirectResponse(PAGE)
 
-    @app.get(PAGE, include_in_schema=False)
+    @app.api_route(PAGE, methods=READING, include_in_schema=False)
     async def page(request: Request) -> Response:
         return files.answer("index.html", request.headers.get("if-none-match"))
 
-    @app.get(f"{PAGE}/{{name}}", include_in_schema=False)
+    @app.api_route(f"{PAGE}/{{name}}", methods=READING, include_in_schema=False)
     async def file(name: str, request: Request) -> Response:
         return files.answer(name, request.headers.get("if-none-match"))
