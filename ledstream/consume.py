@@ -1,4 +1,7 @@
-"""The consumer processes: `ledstream consume timelines`, `ledstream consume archive`, `ledstream consume catalogue`."""
+"""The consumer processes: `ledstream consume timelines`, `ledstream consume archive`, `ledstream consume catalogue`.
+
+Each imports what it needs and no more: Parquet, or the index, is half of such a process's memory.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from consumers import archive, catalogue, timelines
-from consumers.popularity import Counting
 from ledstream import parts
-from ledstream.compacting import compacting
 from ledstream.consumer_metrics import ConsumerMetrics
 from ledstream.process import collect_rarely, stop_on_signals
 from ledstream.pulse import Pulse
@@ -35,6 +35,8 @@ RECORDS_AT_ONCE = 20_000  # a third of a second's work; when less is there, less
 
 def run_timelines(settings: Settings) -> None:
     """Apply events to user records until stopped."""
+    from consumers import timelines
+
     stop = stop_on_signals(settings)
     log = parts.open_log(settings)
     states = parts.user_states(settings, parts.open_store(settings))
@@ -50,6 +52,10 @@ def run_timelines(settings: Settings) -> None:
 
 def run_archive(settings: Settings) -> None:
     """Write events to the archive until stopped."""
+    from consumers import archive
+    from consumers.popularity import Counting
+    from ledstream.compacting import compacting
+
     stop = stop_on_signals(settings)
     log = parts.open_log(settings)
     counted_in = parts.connect_store(settings, timeout_s=parts.SERVING_TIMEOUT_S)  # nothing waits for it
@@ -70,6 +76,8 @@ def run_archive(settings: Settings) -> None:
 
 def run_catalogue(settings: Settings) -> None:
     """Write what is known of items to the store until stopped."""
+    from consumers import catalogue
+
     stop = stop_on_signals(settings)
     log = parts.open_log(settings)
     handler = catalogue.CatalogueConsumer(

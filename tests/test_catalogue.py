@@ -225,3 +225,18 @@ def test_while_the_store_is_away_answers_come_without_details_and_say_so(world: 
         assert (await client.get("/v1/items/hat-01")).status_code == 503
 
     world.run(story, consuming=False)
+
+
+def test_reasons_and_details_may_be_asked_for_together(world: World) -> None:
+    put(world.states, records({"ana": viewed("ana", "hat-02")}, world.release))
+
+    async def story(client: httpx.AsyncClient) -> None:
+        await put_items(client, HAT)
+        await wait_for(client, "hat-01", title="A felt hat")
+        answer = (await client.get("/v1/recommendations?user=ana&k=40&details=true&explain=true")).json()
+        (hat,) = [item for item in answer["items"] if item["item_id"] == "hat-01"]
+        terms = [event["contribution"] for event in hat["reasons"]["events"]]
+        assert hat["title"] == "A felt hat"
+        assert hat["reasons"]["bias"] + sum(terms) == pytest.approx(hat["score"], abs=1e-5)
+
+    world.run(story)

@@ -53,7 +53,7 @@ class Shelf:
             release=served.version if served else None,
             in_release=row >= 0,
             popularity=_popularity(served, row),
-            withheld=served is not None and item_key(item_id) in served.withheld,
+            withheld=known.get("stock") == 0 or (served is not None and item_key(item_id) in served.withheld),
             **known,
         )
 
