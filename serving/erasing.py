@@ -63,7 +63,7 @@ class Eraser:
             for one, place in zip(people, places, strict=True)
         ]
         stores = {
-            "record": "removed, with copies set aside and links to visitors" if any(had) else "there was none",
+            "record": "removed, with copies set aside and links to visitors" if any(had) else "nothing was left of it",
             "spool": f"{self._take_out(people, now_ms)} entries removed",
             "archive": LATER,
             "log, impressions, badrows, deadletters": LOG,
