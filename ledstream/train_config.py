@@ -136,6 +136,8 @@ class ConfigFile:
             if kind not in general.kind_weights:  # a release with it would be refused once it is trained
                 known = ", ".join(general.kind_weights)
                 raise self._refusal("selection", "kind_weights", dict(found.kind_weights), f"{kind} is none of {known}")
+        if not any(found.kind_weights.values()):
+            raise self._refusal("selection", "kind_weights", dict(found.kind_weights), "one must be above 0")
         return found
 
     def _tuned(self, general: TrainSettings, about: Pretraining) -> TrainSettings:

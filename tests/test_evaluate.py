@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
 from led.encoder import F32, Encoder
 from training.benchmarks.case import NoBenchmark, data_folder
 from training.benchmarks.diginetica import DIGINETICA
-from training.benchmarks.gowalla import GOWALLA, closed_form, gowalla
+from training.benchmarks.gowalla import GOWALLA, closed_form, ease, gowalla
 from training.benchmarks.ml1m import RATINGS
 from training.benchmarks.own_events import archive
 from training.benchmarks.registry import run
@@ -228,7 +229,7 @@ def test_a_benchmark_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_model_that_a_benchmark_does_not_know_is_named(tmp_path: Path) -> None:
     (tmp_path / GOWALLA).touch()
-    with pytest.raises(NoBenchmark, match="models = svm: benchmark gowalla knows led"):
+    with pytest.raises(NoBenchmark, match='models = "svm": benchmark gowalla knows "ease", "led", "led, narrow"'):
         next(iter(run("gowalla", [64], models=["svm"], folder=tmp_path)))
 
 
@@ -252,6 +253,18 @@ def test_a_model_whose_extra_is_not_installed_names_it(
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(NoBenchmark, match=rf"model = {model}: No module .*: pip install 'ledstream\[{extra}\]'"):
         next(iter(run(benchmark, models=[model], folder=tmp_path)))
+
+
+def test_ease_on_a_small_file_like_gowallas_names_its_ridge_and_finds_what_goes_together(tmp_path: Path) -> None:
+    """Four hundred users of two tastes of six items, one of which is to be found for each."""
+    users = np.repeat(np.arange(400), 4)
+    items = np.concatenate([6 * (user % 2) + np.random.default_rng(user).permutation(6)[:4] for user in range(400)])
+    split = np.tile([0, 0, 0, 1], 400)
+    pq.write_table(pa.table({"user": users, "item": items, "split": split}), tmp_path / GOWALLA)
+    (row,) = ease(tmp_path / GOWALLA)
+    assert row.training is not None
+    assert (row.model, row.training.settings, row.training.tried) == ("ease", {"regularisation": 200.0}, 6)
+    assert row.quality.ndcg > 0.6  # drawn from the three that a taste has left; of all nine .45
 
 
 def test_peak_memory_is_a_plausible_number_of_megabytes() -> None:

@@ -38,10 +38,12 @@ class Selection:
         for kind, weight in self.kind_weights.items():
             if not (np.isfinite(weight) and weight >= 0):
                 raise ValueError(f"kind_weights[{kind}] = {weight}: must be finite and at least 0")
+        if self.min_item_users < 1:
+            raise ValueError(f"min_item_users = {self.min_item_users}: must be at least 1")
         for name in ("window_s", "half_life_s"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} = {value}: must be above 0, or None")
+            if value is not None and not 0 < value < np.inf:
+                raise ValueError(f"{name} = {value}: must be above 0 and finite, or not given")
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def run(
     cases = BENCHMARKS[name](dims, data_folder(os.environ) if folder is None else folder)
     known = {case.model for case in cases}
     if models is not None and not known.issuperset(models):
-        unknown = ", ".join(sorted(set(models) - known))
-        raise NoBenchmark(f"models = {unknown}: benchmark {name} knows {', '.join(sorted(known))}")
+        unknown, names = (", ".join(f'"{one}"' for one in sorted(some)) for some in (set(models) - known, known))
+        raise NoBenchmark(f"models = {unknown}: benchmark {name} knows {names}; a name with a comma is one, in quotes")
     for case in cases:
         if models is None or case.model in models:
             yield from in_its_own_process(case)
