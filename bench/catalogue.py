@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,8 @@ def counted(client: Client, items: int, seed: int) -> dict[str, float]:
 
 def used(client: Client) -> int:
     """Bytes in the store."""
-    return int(client.info("memory")["used_memory"])  # type: ignore[index]
+    memory: Any = client.info("memory")
+    return int(memory["used_memory"])
 
 
 def ranked(folder: Path, items: int, seed: int) -> dict[str, float]:
