@@ -38,7 +38,7 @@ def erased(folder: Path, *users: str) -> Tombstones:
 
 
 def users_of(folder: Path) -> list[str]:
-    return sorted(read_archive(folder)["user_id"].to_pylist())
+    return sorted(map(str, read_archive(folder)["user_id"].to_pylist()))
 
 
 def test_only_files_that_hold_the_user_are_written_anew_and_the_partition_ends_where_it_did(
