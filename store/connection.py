@@ -93,6 +93,12 @@ class Line:
         self._pool = client.connection_pool
         with unavailable_is_ours():
             self._connection: Any = self._pool.get_connection()
+            try:  # one that lay idle says nothing of whether the store answers now
+                self._connection.disconnect()
+                self._connection.connect()
+            except BaseException:
+                self._pool.release(self._connection)
+                raise
         opened: Any = self._connection._sock  # the client has no other way to it
         opened.setblocking(False)
         self._socket = opened
