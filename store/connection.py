@@ -92,13 +92,14 @@ class Line:
         """Connects, which may take as long as the client's timeout."""
         self._pool = client.connection_pool
         with unavailable_is_ours():
-            self._connection: Any = self._pool.get_connection()
+            found: Any = self._pool.get_connection()
             try:  # one that lay idle says nothing of whether the store answers now
-                self._connection.disconnect()
-                self._connection.connect()
+                found.disconnect()
+                found.connect()
             except BaseException:
-                self._pool.release(self._connection)
+                self._pool.release(found)
                 raise
+        self._connection = found
         opened: Any = self._connection._sock  # the client has no other way to it
         opened.setblocking(False)
         self._socket = opened
