@@ -30,6 +30,7 @@ from stream.events import ERASE, DecodeError, decode_event
 from stream.log import Log
 from stream.topics import EVENTS
 from training.alignment import aligned
+from training.batch_memory import of_recipe, of_sessions
 from training.denoised import DenoisedSettings
 from training.gate import COLUMNS, Archived, GateSettings, examine, learnt_until_ms
 from training.interactions import Selection
@@ -116,13 +117,24 @@ def fits_in_memory(settings: Settings, found: Survey) -> bool:
 
 def fits_by_file(settings: Settings, found: Survey) -> None:
     """Raises TooLittleMemory where training by the file settings.config takes more than may be taken."""
-    spectral, learnt_tables = gradients(settings, train_settings(settings))
-    needs = needed_by_file(found, spectral, learnt_tables=learnt_tables)
+    needs = foretold(settings, found)
     takes = f"about {needs / MIB:,.0f} MiB in memory"
     limit_mb = _limit_mb(settings, found, takes)
     if needs > limit_mb * MIB:
-        what = f"training by {settings.config} does not work from disk: raise it, or lower dim or LEDSTREAM_TRAIN_DAYS"
+        what = f"training by {settings.config} does not work from disk: raise it, or lower"
+        what += " dim, the batch, max_bytes of pmi or LEDSTREAM_TRAIN_DAYS"
         raise TooLittleMemory(_too_little(settings, found, limit_mb, f"{takes}, and {what}"))
+
+
+def foretold(settings: Settings, found: Survey) -> float:
+    """Bytes at most of training by the file settings.config."""
+    general, file = train_settings(settings), ConfigFile.read(Path(settings.config))
+    if "sessions" in file.tables:
+        at_once = of_sessions(found, file.sessions(general))
+    else:
+        at_once = of_recipe(found, file.recipe(general))
+    spectral, learnt_tables = gradients(settings, general)
+    return needed_by_file(found, spectral, learnt_tables=learnt_tables, at_once=at_once)
 
 
 def gradients(settings: Settings, general: TrainSettings) -> tuple[SpectralSettings, int]:

@@ -23,7 +23,7 @@ OF_CELL = 90.0  # the matrix, its times, and the matrix normalised and transpose
 BLOCKS = 4  # tables as long as users or items and as wide as the basis, held at once by an orthogonalisation
 TABLES = 8  # tables of embeddings held while an index is built: inputs, outputs, sorted, with biases, three indexes
 OF_BATCH = 350.0  # an event of a batch read from disk, with the row group that it comes from
-TORCH = 515 * MIB  # what importing it adds, most of it libraries
+TORCH = 560 * MIB  # what importing it, its compiler and matplotlib adds, most of it libraries
 OF_GRADIENT = 4  # numbers for each that is learnt: itself, its gradient, Adam's two moments
 OF_SHARDED = 5.0  # times the size of a shard, while cells are made of it
 
@@ -54,13 +54,13 @@ def needed(found: Survey, spectral: SpectralSettings) -> Needed:
     return Needed(PROGRAM + in_memory, PROGRAM + from_disk)
 
 
-def needed_by_file(found: Survey, spectral: SpectralSettings, *, learnt_tables: int) -> float:
+def needed_by_file(found: Survey, spectral: SpectralSettings, *, learnt_tables: int, at_once: float = 0.0) -> float:
     """Bytes of training by a file, which holds everything in memory: as the closed form does, and what gradients take.
 
-    learnt_tables: tables (items, spectral.dim) that gradients change; 0 where torch has no part in it. Not foretold are
-    the co-occurrences of pmi, which it bounds itself, and the scores of a batch.
+    learnt_tables: tables (items, spectral.dim) that gradients change; 0 where torch has no part in it. at_once: bytes
+    of a batch, or of which items meet, see `training.batch_memory`.
     """
     if not learnt_tables:
-        return needed(found, spectral).in_memory
+        return needed(found, spectral).in_memory + at_once
     table = 4.0 * found.items * spectral.dim
-    return needed(found, spectral).in_memory + TORCH + learnt_tables * OF_GRADIENT * table
+    return needed(found, spectral).in_memory + TORCH + learnt_tables * OF_GRADIENT * table + at_once
