@@ -18,12 +18,16 @@ from serving.collector.origins import Origins
 from serving.collector.paths import Door
 from serving.collector.sites import Sites
 from serving.console.live import LiveFigures
-from serving.parts import Parts
+from serving.parts import Erasures, Parts
 from serving.schemas import ReadyAnswer
 from store.connection import Client
+from store.erased_users import ErasedUsers
+from store.erasure_key import ErasureKey
+from store.tombstones import Tombstone, Tombstones
 from stream.announcements import announce, read_announcement
 from stream.bad_rows import read_replayed
 from stream.dead_letters import DeadLetter, bury, read_replays
+from stream.probes import new_probe
 from stream.topics import EVENTS
 from tests.running import running
 from tests.small_server import parts_of
@@ -216,20 +220,59 @@ def test_dead_letters_are_listed_with_their_cause_and_sent_to_their_topic_again(
     assert {str(place) for place in read_replays(parts.log)} == {"events/1@7"}
 
 
-def test_trainings_show_their_epochs_where_they_have_some(parts: Parts) -> None:
-    epochs = [
-        {"number": 0, "loss": 3.5, "ndcg": None, "cpu_seconds": 1.0},
-        {"number": 1, "loss": 3.0, "ndcg": 0.2, "more": 1},
-    ]
-    story_told = {"epochs": epochs, "about": {"finetuning": {"best_epoch": 1}}, "versions": {"torch": "2"}}
+def test_nothing_of_an_erased_user_is_sent_again_or_shown_among_the_newest(
+    parts: Parts, redis_client: Client, namespace: str, tmp_path: Path
+) -> None:
+    tombstones = Tombstones([tmp_path / "erasures"], ErasureKey(b"k" * 32))
+    users = ErasedUsers(redis_client, namespace, parts.states, idle_after_s=3600)
+    elsewhere = Tombstones([tmp_path / "erasures"], ErasureKey(b"k" * 32))
+    wrong = {"user_id": "eve", "item_id": "hat-01", "kind": "wish"}
+    view = {"item_id": "hat-01", "kind": "view"}
+    bury(parts.log, [DeadLetter(EVENTS, 1, 7, "not msgpack", b"eve", b"\x01", NOW_MS)])
+
+    async def refused(client: httpx.AsyncClient) -> None:
+        await client.post("/v1/events", json=[wrong, {**view, "user_id": "eve"}, {**view, "user_id": "kim"}])
+
+    async def again(client: httpx.AsyncClient) -> None:
+        elsewhere.add([Tombstone(elsewhere.key.name("eve"), NOW_MS)])
+        for what, place in (("badrows", 0), ("deadletters", "events/1@7")):
+            for body in ({"at": [place]}, {"again": True}):
+                answer = (await client.post(f"/v1/console/{what}/replay", json=body)).json()
+                assert [one["status"] for one in answer["outcomes"]] == ["refused"], what
+                assert answer["outcomes"][0]["says"] == "its user was erased since"
+        newest = (await client.get("/v1/console/events")).json()["events"]
+        assert [one["user_id"] for one in newest] == ["kim"]
+
+    wired = replace(parts, erasures=Erasures(tombstones, users))
+    told(wired, refused)
+    told(replace(wired, border=replace(parts.border, kinds=(*parts.border.kinds, "wish"))), again)
+    assert not read_replayed(parts.log)
+    assert not read_replays(parts.log)
+
+
+def test_newest_events_are_found_behind_any_number_of_probes(parts: Parts) -> None:
+    async def story(client: httpx.AsyncClient) -> None:
+        await client.post("/v1/events", json={"user_id": "kim", "item_id": "hat-01", "kind": "view"})
+        for _ in range(2):
+            probes = [new_probe(NOW_MS) for _ in range(600)]
+            parts.log.append(EVENTS, [probe.entry for probe in probes])
+        newest = (await client.get("/v1/console/events?limit=2")).json()["events"]
+        assert [one["user_id"] for one in newest] == ["kim"]
+
+    told(parts, story)
+
+
+def test_trainings_show_their_curves_where_they_have_some(parts: Parts) -> None:
+    curve = {"title": "validation ndcg@100", "unit": "epoch", "numbers": [0, 1], "values": [0.1, 0.2], "kept": 1}
+    story_told = {"curves": [{**curve, "more": 1}], "versions": {"torch": "2"}}
     for content in (orjson.dumps(story_told), b"no JSON"):
         tuned = replace(two_tastes(len(content)), attachments={"training.json": content})
         parts.releases.publish(tuned, now_ms=NOW_MS + len(content))
 
     async def story(client: httpx.AsyncClient) -> None:
         made = (await client.get("/v1/console/trainings")).json()["trainings"]
-        assert [len(one["epochs"]) for one in made] == [2, 0, 0]
-        assert (made[0]["best_epoch"], made[0]["epochs"][1]["ndcg"], made[0]["versions"]) == (1, 0.2, {"torch": "2"})
+        assert [one["curves"] for one in made] == [[curve], [], []]
+        assert made[0]["versions"] == {"torch": "2"}
 
     told(parts, story)
 

@@ -47,7 +47,10 @@ def add_console(app: FastAPI, parts: Parts, live: LiveFigures) -> None:
     @app.get("/v1/console/events", tags=["console"])
     def events(limit: Limit = 20) -> NewestAnswer:
         """The newest events of the log."""
-        return NewestAnswer(events=newest_events(parts.log, limit, parts.border.kinds))
+        tombstones = None if parts.erasures is None else parts.erasures.tombstones
+        if tombstones is not None:
+            tombstones.refresh()  # by other processes
+        return NewestAnswer(events=newest_events(parts.log, limit, parts.border.kinds, tombstones))
 
 
 def _add_public(app: FastAPI, parts: Parts, live: LiveFigures) -> None:

@@ -26,13 +26,15 @@ from serving.parts import Parts
 from serving.publisher import entry_of
 from stream.bad_rows import BadRow, note_replayed, read_replayed, read_rows
 from stream.dead_letters import DeadLetter, Place, read_letters, read_replays, replay
-from stream.events import InvalidEvent
+from stream.erased_records import is_of_erased
+from stream.events import Event, InvalidEvent
 from stream.kept import appended
 from stream.log import Log, LogUnavailable, Position, UnknownTopic
 from stream.spool import Addressed
 
 AT_ONCE = 100
 SHOWN = 2000  # characters of a value
+ERASED = "its user was erased since"
 
 
 class Troubles:
@@ -41,6 +43,7 @@ class Troubles:
     def __init__(self, parts: Parts) -> None:
         self._log: Log = parts.log
         self._now_ms, self._sorter = parts.now_ms, Sorter(parts.border)
+        self._tombstones = None if parts.erasures is None else parts.erasures.tombstones
         self._lock = threading.Lock()
 
     def letters(self, limit: int, text: str) -> LettersAnswer:
@@ -75,6 +78,7 @@ class Troubles:
         """At most MOST_REPLAYED, in the order of burial."""
         asked = None if body.at is None else set(body.at)
         with self._lock:
+            self._learn_of_erasures()
             replays = read_replays(self._log)
             outcomes: list[Outcome] = []
             ready: list[DeadLetter] = []
@@ -84,6 +88,8 @@ class Troubles:
                     continue
                 if letter.is_cut:
                     outcomes.append(Outcome(at=at, status="refused", says="it was cut when it was kept"))
+                elif self._tombstones is not None and is_of_erased(letter, self._tombstones):
+                    outcomes.append(Outcome(at=at, status="refused", says=ERASED))
                 elif not is_new:
                     outcomes.append(Outcome(at=at, status="left", says="replayed before"))
                 else:
@@ -96,6 +102,7 @@ class Troubles:
         """At most MOST_REPLAYED, oldest first. Each is judged as of when it came, by what is known now."""
         asked = None if body.at is None else set(body.at)
         with self._lock:
+            self._learn_of_erasures()
             replayed = read_replayed(self._log)
             outcomes: list[Outcome] = []
             ready: list[tuple[BadRow, Addressed]] = []
@@ -111,10 +118,21 @@ class Troubles:
                 except (InvalidEvent, ValueError) as error:
                     outcomes.append(Outcome(at=row.place, status="refused", says=str(error)))
                 else:
-                    ready.append((row, entry_of(event, self._now_ms(), topic)))
+                    if self._is_erased(event, row):
+                        outcomes.append(Outcome(at=row.place, status="refused", says=ERASED))
+                    else:
+                        ready.append((row, entry_of(event, self._now_ms(), topic)))
             for first in range(0, len(ready), AT_ONCE):
                 outcomes += self._send_rows(ready[first : first + AT_ONCE])
         return _told(body.at, outcomes)
+
+    def _learn_of_erasures(self) -> None:
+        if self._tombstones is not None:
+            self._tombstones.refresh()  # by other processes
+
+    def _is_erased(self, event: Event, row: BadRow) -> bool:
+        until_ms = None if self._tombstones is None else self._tombstones.until_ms(event.user_id)
+        return until_ms is not None and min(event.time_ms, row.received_ms) <= until_ms
 
     def _send_letters(self, letters: Sequence[DeadLetter]) -> Iterator[Outcome]:
         try:
