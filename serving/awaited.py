@@ -100,6 +100,9 @@ class Awaited:
         ends = after.token.ends
         own = -1 if user is None else partition_of(user.encode(), self._partitions)
         wanted = [own] if own in ends else list(ends)
+        if max(wanted) >= self._partitions:  # made up, or of partitions that are newer than what is known here
+            done(Waited(False, 0))
+            return
         keys = self._states.position_keys([source_of(identity, partition) for partition in wanted])
         self._add(dict(zip(keys, (ends[partition] for partition in wanted), strict=True)), after.wait_ms / 1000, done)
 

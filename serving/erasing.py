@@ -13,6 +13,7 @@ from typing import Any
 
 from serving.parts import Erasures, Parts
 from serving.publisher import Publisher, entry_of
+from store.connection import StoreUnavailable
 from store.receipts import signed
 from store.tombstones import Place, Tombstone
 from store.user_record import Applied, source_of
@@ -88,4 +89,7 @@ class Eraser:
             is_old = found is not None and min(found.time_ms, one.entry.time_ms) <= now_ms
             return is_old and found is not None and found.user_id in people
 
-        return spool.take_out(is_theirs)
+        try:
+            return spool.take_out(is_theirs)
+        except OSError as error:  # no room for another copy of a segment, for one
+            raise StoreUnavailable(f"{spool.folder}: {error.strerror}") from error

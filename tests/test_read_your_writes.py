@@ -26,7 +26,7 @@ from stream.events import ERASE
 from stream.log import Entry, Position
 from stream.loop import Loop
 from stream.spool import Spool
-from stream.tokens import Token
+from stream.tokens import Token, decode_token
 from stream.topics import EVENTS
 from tests.records import lengths
 from tests.running import running
@@ -183,6 +183,21 @@ def test_what_is_wrong_about_a_wait_is_named(parts: Parts, query: str, field: st
         for path in (ASK, "/v1/slot"):
             refused = await client.get(f"{path}?user=ana&{query.format(good=good, other=other)}")
             assert (refused.status_code, refused.json()["error"]["field"]) == (400, field)
+
+    told(parts, story)
+
+
+def test_a_token_of_partitions_that_are_nowhere_is_not_waited_for(parts: Parts) -> None:
+    """Whoever knows the form can write one: it must cost nothing, and break nothing."""
+    made_up = [{9: 1}, {1 << 40: 1}, dict.fromkeys(range(2, 2000), 1), {(1 << 63): 1 << 63}]
+
+    async def story(client: httpx.AsyncClient) -> None:
+        token = await sent(client, view("kim", "belt-07"))
+        log = decode_token(token).log
+        for ends in made_up:
+            answer = await asked(client, "nobody-2", Token(log, ends).encode(), wait_ms=1000)
+            assert answer["after"]["waited_ms"] == 0
+            assert answer["after"]["in"] is False
 
     told(parts, story)
 
