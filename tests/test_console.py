@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -175,6 +176,26 @@ def test_an_item_is_found_and_shown_with_what_is_like_it(world: Console, shown: 
     page.wait_for_selector("figure:has(button[aria-pressed=true]:text-is('28 days'))")
 
 
+def test_an_address_typed_by_hand_is_looked_up_as_it_is(browser: Any, world: Console) -> None:
+    with page_of(browser, expected="40[04]") as page:
+        page.goto(f"{world.address}/console#/items/100%")
+        page.wait_for_selector("h2:text-is('100%')")
+
+
+def test_what_a_shop_writes_is_text_and_fits_a_phone(browser: Any, world: Console) -> None:
+    evil, long = "<img src=x onerror=alert(1)>", "x" * 128
+    items = [{"item_id": evil, "title": evil, "category": evil}, {"item_id": long, "title": "W" * 256}]
+    world.ask("PUT", "/v1/items", json={"items": items})
+    until(lambda: bool(world.ask("GET", f"/v1/items?q={long}")["items"]), WAITED_MS / 1000)
+    with page_of(browser, expected="404") as page:
+        page.set_viewport_size({"width": 320, "height": 700})
+        for item_id, title in ((long, "W" * 256), (evil, evil)):
+            page.goto(f"{world.address}/console#/items/{quote(item_id)}")
+            page.wait_for_selector(f"h2:text-is('{title}')")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 320
+            assert page.locator("img[src=x]").count() == 0
+
+
 def test_releases_are_compared_tried_promoted_and_rolled_back_from_the_page(
     world: Console, shown: Callable[[str], Any]
 ) -> None:
@@ -222,12 +243,12 @@ def test_bad_rows_and_dead_letters_are_listed_with_reasons_and_sent_again(
 
 def test_curves_are_read_by_arrow_keys(shown: Callable[[str], Any]) -> None:
     page = shown("training")
-    chart = page.locator("figure", has_text="Loss").locator(".plot")
+    chart = page.locator("figure", has_text="Training loss").locator(".plot")
     chart.focus()
     page.keyboard.press("End")
-    assert page.locator("figure", has_text="Loss").locator("[aria-live]").inner_text().startswith("epoch 12")
+    assert page.locator("figure", has_text="Training loss").locator("[aria-live]").inner_text().startswith("epoch 12")
     page.keyboard.press("ArrowLeft")
-    assert page.locator("figure", has_text="Loss").locator(".tip").inner_text().startswith("epoch 11")
+    assert page.locator("figure", has_text="Training loss").locator(".tip").inner_text().startswith("epoch 11")
 
 
 def test_the_first_tab_stop_leads_past_the_navigation(shown: Callable[[str], Any]) -> None:

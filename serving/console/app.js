@@ -27,7 +27,15 @@ let shown = "";
 
 function place() {
   const [, name = "live", ...rest] = location.hash.split("/");
-  return { name, id: decodeURIComponent(rest.join("/")) };
+  return { name, id: decoded(rest.join("/")) };
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // typed by hand, with a % that means itself
+  }
 }
 
 function show() {

@@ -64,7 +64,7 @@ def refusal(status: int, body: bytes) -> LedstreamError:
     try:
         error = json.loads(body)["error"]
         return kind(str(error["field"]), error["value"], str(error["reason"]), status)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         shown = body[:SHOWN].decode("utf-8", "replace")
         if 400 <= status < 500:
             return kind("request", None, f"HTTP {status}: {shown}", status)

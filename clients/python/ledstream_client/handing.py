@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from ledstream_client.errors import Refused, Unavailable, UnexpectedAnswer, Unfinished, refusal
+from ledstream_client.errors import LedstreamError, Unavailable, UnexpectedAnswer, Unfinished, refusal
 from ledstream_client.events import now_ms
 from ledstream_client.patience import Key, Reply, Request, Steps
 
 AT_ONCE = 1000  # the server's bound
 BYTES_AT_ONCE = 900_000  # it takes four megabytes; proxies before it may take one
 TOO_LARGE = 413
+STATUSES = ("accepted", "rejected", "failed")
 
 
 class Postable(Protocol):
@@ -127,14 +128,17 @@ class Post(Request):
 
 
 def hand_over(form: Form, things: Iterable[X]) -> Steps[Taken[X]]:
-    """Posts in order, each when the one before has its verdicts. Raises Unfinished; Refused of the first post."""
+    """Posts in order, each when the one before has its verdicts.
+
+    Raises Unfinished; of the first post what it ends with, if asking again would not help (Refused, UnexpectedAnswer).
+    """
     board, begun = Board[X](form), False
     pieces = parted(board, things)
     for places in pieces:
         try:
             yield from _posted(board, places)
-        except (Refused, Unavailable) as error:
-            if isinstance(error, Refused) and not begun:
+        except LedstreamError as error:
+            if not isinstance(error, Unavailable) and not begun:
                 raise
             for _ in pieces:  # the rest is put on the board, and goes no further
                 pass
@@ -170,11 +174,14 @@ def _posted(board: Board[X], places: Sequence[int]) -> Steps[None]:
 
 
 def _verdicts(reply: Reply) -> tuple[list[dict[str, Any]], str | None] | None:
-    """With the token, if there is one. None: it is no answer of this kind."""
+    """With the token, if there is one. None: it is no answer of this kind. Raises UnexpectedAnswer for other words."""
     try:
         answer = json.loads(reply.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(answer, dict) or not isinstance(answer.get("verdicts"), list):
         return None
+    for verdict in answer["verdicts"]:
+        if not isinstance(verdict, dict) or verdict.get("status") not in STATUSES:
+            raise UnexpectedAnswer(f"verdict = {verdict!r:.80}: should have one of the statuses {', '.join(STATUSES)}")
     return answer["verdicts"], answer.get("token")

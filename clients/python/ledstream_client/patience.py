@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from ledstream_client.errors import Unavailable, UnexpectedAnswer, refusal
+from ledstream_client.errors import LedstreamError, Unavailable, UnexpectedAnswer, refusal
 
 T = TypeVar("T")
 Key = Literal["none", "write", "admin"]
@@ -33,7 +33,7 @@ class Reply(NamedTuple):
         """The body. Raises UnexpectedAnswer."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter of what nests without end
             raise UnexpectedAnswer(f"HTTP {self.status}, not JSON: {self.body[:80]!r}") from None
 
     def retry_after_s(self, now_s: float) -> float:
@@ -118,13 +118,13 @@ class Patience:
 
 
 def conversation(steps: Steps[T], patience: Patience) -> Generator[Step, Outcome, T]:
-    """All attempts and pauses of a method. Raises what it raises; Unavailable of a request is thrown into it first."""
+    """All attempts and pauses of a method. Raises what it raises; what a request ends with is thrown into it first."""
     try:
         request = next(steps)
         while True:
             try:
                 reply = yield from _tried(request, patience)
-            except Unavailable as error:
+            except LedstreamError as error:
                 request = steps.throw(error)
             else:
                 request = steps.send(reply)

@@ -9,7 +9,7 @@ import pytest
 from conftest import Ask
 from troubled_server import Handler, Troubled, judges, says
 
-from ledstream_client import CatalogueItem, Event, NotAllowed, Refused, Unfinished
+from ledstream_client import CatalogueItem, Event, NotAllowed, Refused, UnexpectedAnswer, Unfinished
 from ledstream_client.handing import BYTES_AT_ONCE
 
 
@@ -88,6 +88,20 @@ def test_a_wrong_key_is_told_as_such_also_when_it_becomes_one_on_the_way(world: 
     with pytest.raises(Unfinished, match="no write key") as caught:
         ask("track_many", events(2000))
     assert len(caught.value.taken.failed) == 1000
+
+
+@pytest.mark.parametrize("verdict", [7, {}, {"status": "wobbly"}, {"status": ["accepted"]}])
+def test_verdicts_in_other_words_are_no_answer_and_what_came_before_stands(
+    world: Troubled, ask: Ask, verdict: object
+) -> None:
+    strange = says(202, {"verdicts": [verdict] * 1000})
+    world.will(strange)
+    with pytest.raises(UnexpectedAnswer, match="verdict = "):
+        ask("track_many", events(1000))
+    world.will(judges("accepted"), strange)
+    with pytest.raises(Unfinished, match="1000 of 2000 were not taken: verdict = ") as caught:
+        ask("track_many", events(2000))
+    assert [event.event_id for event in caught.value.taken.failed] == [str(place) for place in range(1000, 2000)]
 
 
 def test_items_are_put_as_events_are_posted(world: Troubled, ask: Ask) -> None:

@@ -62,6 +62,15 @@ def test_while_the_server_is_away_events_are_kept_and_then_sent_in_order(world: 
     assert taken == list(range(30))
 
 
+@pytest.mark.parametrize("garbage", [b"<html>welcome", b"[" * 100_000, b'{"verdicts": [7]}', b'{"verdicts": [{}]}'])
+def test_answers_that_are_none_do_not_end_it(world: Troubled, client: Client, garbage: bytes) -> None:
+    world.will(says(202, garbage), judges("accepted"))
+    with Sender(client, batch=1, flush_every_s=0.05) as sender:
+        sender.track(events(1)[0])
+        assert sender.flush(10)
+        assert sender.counts() == (1, 0, 0, 0)
+
+
 def test_what_has_no_room_is_told_together(world: Troubled, client: Client) -> None:
     told: list[Verdict[Event]] = []
     world.will(after(0.5, judges("accepted")))

@@ -98,6 +98,8 @@ def test_what_is_refused_is_asked_once_and_names_field_and_value(world: Troubled
         (says(404, b"<html>nothing here"), NotFound),
         (says(302, b""), UnexpectedAnswer),
         (says(200, b"<html>welcome"), UnexpectedAnswer),
+        (says(200, b"[" * 100_000), UnexpectedAnswer),
+        (says(400, b"[" * 100_000), Refused),
         (says(200, {"user": "ana"}), UnexpectedAnswer),
         (says(200, {**POPULAR, "items": [{"item_id": 7, "score": 1}]}), UnexpectedAnswer),
     ],
