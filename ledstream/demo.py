@@ -75,6 +75,20 @@ def run(*, for_s: float | None, data: Path | None, started_at: float | None, pla
             return 1
 
 
+def settings_of(plan: Plan, folder: Path, shop: str | None, for_s: float | None) -> Settings:
+    """Of the system. shop: whose pages may talk to it; None where there is none, as with recorded events."""
+    if shop is None:
+        idle_after_s = RECORDED_IDLE_AFTER_S
+    elif for_s is not None and for_s <= BRIEF_S:
+        idle_after_s = plan.idle_after_s
+    else:
+        idle_after_s = max(VISITED_IDLE_AFTER_S, plan.idle_after_s)
+    chosen = {"data_dir": folder, "port": free_port(HOST, plan.port), "idle_after_s": idle_after_s}
+    chosen |= {"cors_origins": shop or "", "archive_flush_s": 2.0, "supervisor_pid": os.getpid()}
+    chosen |= {"refuse_bots": False}  # a browser that is driven by a program may visit the shop
+    return read_settings({}, chosen)
+
+
 @dataclass(frozen=True)
 class _Look:
     at_s: float
@@ -93,7 +107,7 @@ class _Demo:
 
     async def run(self, folder: Path, recorded: Iterable[Event] | None) -> int:
         shop = None if recorded is not None else f"http://{HOST}:{free_port(HOST, self._plan.shop_port)}"
-        settings = self._settings(folder, shop)
+        settings = settings_of(self._plan, folder, shop, self._for_s)
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
@@ -121,18 +135,6 @@ class _Demo:
             *([f"shop at {shop} : turn recommendations on, look around, and watch them follow"] if shop else []),
         ):
             self._console.print(sentence, highlight=False, soft_wrap=True)
-
-    def _settings(self, folder: Path, shop: str | None) -> Settings:
-        """shop: whose pages may talk to the system; None where there is none, as with recorded events."""
-        if shop is None:
-            idle_after_s = RECORDED_IDLE_AFTER_S
-        elif self._for_s is not None and self._for_s <= BRIEF_S:
-            idle_after_s = self._plan.idle_after_s
-        else:
-            idle_after_s = max(VISITED_IDLE_AFTER_S, self._plan.idle_after_s)
-        chosen = {"data_dir": folder, "port": free_port(HOST, self._plan.port), "idle_after_s": idle_after_s}
-        chosen |= {"cors_origins": shop or "", "archive_flush_s": 2.0, "supervisor_pid": os.getpid()}
-        return read_settings({}, chosen)
 
     async def _run_traffic(self, system: OwnSystem, traffic: Traffic, view: View, events: Iterable[Event]) -> None:
         """Everything from the first event to the last comparison. What goes wrong is noted in _problems."""

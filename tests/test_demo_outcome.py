@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from ledstream.demo import Plan, broken_promises
+from ledstream.demo import Plan, broken_promises, settings_of
 from ledstream.live_view import Moment, opened
 from ledstream.scoring import Ledger
 from ledstream.traffic import Figures
@@ -119,3 +120,12 @@ def test_on_a_terminal_the_same_is_shown_in_place() -> None:
         view.show(MOMENT)
     for words in ("301/s", "lag 7 records", "p99 9.0 ms", "640 alive", "260 expired", "0.341 personal", "20261121"):
         assert words in out.getvalue()
+
+
+@pytest.mark.parametrize(("for_s", "idle_after_s"), [(60.0, 30), (600.0, 1800), (None, 1800)])
+def test_who_visits_the_shop_may_take_time_and_drive_the_browser_by_a_program(
+    tmp_path: Path, for_s: float | None, idle_after_s: int
+) -> None:
+    settings = settings_of(Plan(), tmp_path, "http://127.0.0.1:8081", for_s)
+    assert (settings.idle_after_s, settings.refuse_bots) == (idle_after_s, False)
+    assert settings.cors_origins == "http://127.0.0.1:8081"
