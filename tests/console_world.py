@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,11 @@ from stream.topics import EVENTS, ITEMS, topics
 from tests.records import lengths
 from tests.wire import in_the_servers_loop, serving
 from tests.worlds import KINDS, item_ids, releases, two_tastes
+from training.curves import Curve
 
 ANA = ("hat-01", "hat-04", "hat-09", "belt-03", "hat-12", "hat-17", "belt-08", "hat-21")
-EPOCHS = [
-    {
-        "number": n,
-        "loss": 4.2 * 0.9**n + 1.1,
-        "ndcg": 0.11 + 0.05 * (1 - 0.8**n) if n % 2 == 0 else None,
-        "cpu_seconds": 2.5,
-    }
-    for n in range(13)
-]
+LOSS = Curve("training loss", "epoch", list(range(13)), [4.2 * 0.9**n + 1.1 for n in range(13)])
+NDCG = Curve("validation ndcg@100", "epoch", LOSS.numbers[::2], [0.16 - 0.05 * 0.8**n for n in LOSS.numbers[::2]], 10)
 
 
 @dataclass
@@ -143,7 +137,12 @@ def _parts(client: Client, namespace: str, folder: Path) -> Parts:
 def _publish(published: Releases, now_ms: int) -> None:
     """An hour apart: two closed forms, and a fine-tuned one that the gate refuses."""
     finetuning = {"best_epoch": 10, "ndcg": 0.155}
-    story = {"epochs": EPOCHS, "about": {"finetuning": finetuning}, "cpu_seconds": 32.5, "peak_mb": 410}
+    story = {
+        "curves": [asdict(LOSS), asdict(NDCG)],
+        "about": {"finetuning": finetuning},
+        "cpu_seconds": 32.5,
+        "peak_mb": 410,
+    }
     tuned = replace(two_tastes(2), attachments={"training.json": json.dumps(story).encode()})
     before = None
     for place, model in enumerate((two_tastes(0), two_tastes(1), tuned)):

@@ -78,9 +78,9 @@ def test_a_training_from_disk_tells_the_same(events: pa.Table, tmp_path: Path) -
 def test_narrow_tables_show_the_loss_of_every_step(events: pa.Table) -> None:
     pytest.importorskip("matplotlib")
     model = by(NARROW)(events)
-    steps = story_of(model)["steps"]
-    assert [step["number"] for step in steps] == [1, 2, 3, 4, 5]
-    assert all(step["loss"] > 0 for step in steps)
+    (curve,) = story_of(model)["curves"]
+    assert (curve["unit"], curve["numbers"]) == ("step", [1, 2, 3, 4, 5])
+    assert all(loss > 0 for loss in curve["values"])
     assert model.attachments[CURVES].startswith(b"\x89PNG")
 
 
@@ -99,9 +99,10 @@ def test_sessions_show_the_loss_and_the_recall_of_every_pass(events: pa.Table) -
     )
     model = train_sessions(events, settings)
     story = story_of(model)
-    assert [epoch["number"] for epoch in story["epochs"]] == [1, 2]
-    assert story["epochs"][1]["loss"] < story["epochs"][0]["loss"]
-    assert 0 < story["epochs"][1]["recall@20"] <= 1
+    losses, recalls = story["curves"]
+    assert losses["numbers"] == recalls["numbers"] == [1, 2]
+    assert losses["values"][1] < losses["values"][0]
+    assert 0 < recalls["values"][1] <= 1
     assert (story["settings"]["seed"], story["settings"]["recipe"]["dim"]) == (5, 8)
     assert story["versions"].keys() >= {"torch"}
     assert model.attachments[CURVES].startswith(b"\x89PNG")

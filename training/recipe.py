@@ -127,9 +127,8 @@ def _begun(interactions: Interactions, begin: Begin, general: TrainSettings, pro
     )
     if not made.losses:
         return model
-    numbers = range(1, len(made.losses) + 1)
-    steps = [{"number": number, "loss": loss} for number, loss in zip(numbers, made.losses, strict=True)]
-    return drawn(told(model, {"steps": steps}), [Curve("training loss", "step", numbers, made.losses)])
+    numbers = list(range(1, len(made.losses) + 1))
+    return drawn(model, [Curve("training loss", "step", numbers, made.losses)])
 
 
 def _span(interactions: Interactions) -> dict[str, object]:

@@ -7,7 +7,7 @@ import logging
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -46,7 +46,9 @@ def told(model: Model, what: Mapping[str, object]) -> Model:
 
 
 def drawn(model: Model, curves: Sequence[Curve]) -> Model:
-    """The model with its learning curves; without them where matplotlib is not installed, which is said."""
+    """The model with its learning curves in figures, and as a picture; without that where matplotlib is not installed,
+    which is said."""
+    model = told(model, {"curves": [asdict(curve) for curve in curves]})
     if find_spec("matplotlib") is None:
         logger.info("no learning curves: they need matplotlib: pip install 'ledstream[train]'")
         return model

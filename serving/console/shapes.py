@@ -124,21 +124,23 @@ class ReplayAnswer(BaseModel):
     outcomes: Sequence[Outcome] = Field(description="for each place asked for; without `at`, up to 1,000 of them")
 
 
-class EpochFigures(BaseModel):
-    number: int
-    loss: float | None = None
-    ndcg: float | None = Field(None, description="on the validation users; null where it was not looked at")
-    cpu_seconds: float | None = None
+class Curve(BaseModel):
+    """numbers, values: of passes, steps or epochs, as `unit` says. kept: whose model this is, where not the last's."""
+
+    title: str
+    unit: str
+    numbers: Sequence[int]
+    values: Sequence[float]
+    kept: int | None
 
 
 class Training(BaseModel):
-    """How a release was made. epochs: empty for a closed form, which has none."""
+    """How a release was made. curves: empty for a closed form, which has none."""
 
     version: str
     created_ms: int
     about: Mapping[str, Any]
-    epochs: Sequence[EpochFigures]
-    best_epoch: int | None = None
+    curves: Sequence[Curve]
     cpu_seconds: float | None = None
     peak_mb: float | None = None
     versions: Mapping[str, str] = {}

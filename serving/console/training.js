@@ -1,4 +1,4 @@
-// How releases were made: curves of those learned in epochs, and figures of all over time.
+// How releases were made: curves of those learned step by step, and figures of all over time.
 
 import { ask } from "./api.js";
 import { trouble } from "./access.js";
@@ -15,7 +15,7 @@ export function training(main) {
     try {
       const [{ trainings }, { releases, current }] = await Promise.all([ask("/v1/console/trainings"), ask("/v1/releases")]);
       put(body, trainings.length ? drawn(trainings, releases, current)
-        : empty("No training yet", "ledstream train makes a release of what is archived so far; ledstream up --retrain-every 1h does it each hour.", "Each of them appears here with its figures, and with its curves where it was learned in epochs."));
+        : empty("No training yet", "ledstream train makes a release of what is archived so far; ledstream up --retrain-every 1h does it each hour.", "Each of them appears here with its figures, and with its curves where it was learned step by step."));
     } catch (error) {
       put(body, trouble(error, show));
     }
@@ -24,31 +24,38 @@ export function training(main) {
 }
 
 function drawn(trainings, releases, current) {
-  const chosen = new Set(trainings.filter(({ epochs }) => epochs.length).slice(0, 2).map(({ version }) => version));
+  const chosen = new Set(trainings.filter(({ curves }) => curves.length).slice(0, 2).map(({ version }) => version));
   const curves = h("div", {}), inDetail = h("div", {});
   const draw = () => put(curves, curvesOf(trainings.filter(({ version }) => chosen.has(version)).slice(0, MOST_CURVES)));
   const table = h("section", { class: "panel" }, h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Trainings" }, h("table", { class: "wide" },
-    h("thead", {}, h("tr", {}, ["Curves", "Release", "Made", "Kind", "Epochs", "Best", "NDCG", "CPU", "Events"].map((name, at) => h("th", { scope: "col", class: at > 3 ? "number" : null }, name)))),
+    h("thead", {}, h("tr", {}, ["Curves", "Release", "Made", "Kind", "Learned in", "Best", "NDCG", "CPU", "Events"].map((name, at) => h("th", { scope: "col", class: at > 3 ? "number" : null }, name)))),
     h("tbody", {}, trainings.map((one) => row(one, current, chosen, draw, inDetail))))));
   draw();
   return [overTime(releases), curves, table, inDetail];
 }
 
 function row(one, current, chosen, draw, inDetail) {
-  const box = h("input", { type: "checkbox", "aria-label": `Curves of ${releaseName(one.version)}`, disabled: !one.epochs.length, onchange: () => {
+  const box = h("input", { type: "checkbox", "aria-label": `Curves of ${releaseName(one.version)}`, disabled: !one.curves.length, onchange: () => {
     chosen[box.checked ? "add" : "delete"](one.version);
     draw();
   } });
   box.checked = chosen.has(one.version);
-  const best = one.epochs.find(({ number }) => number === one.best_epoch);
+  const judged = one.curves.find(({ kept }) => kept !== null);
   const number = (text) => h("td", { class: "number" }, text);
   return h("tr", {}, h("td", {}, box), h("th", { scope: "row" }, h("button", { type: "button", class: "plain mono", title: one.version, onclick: () => detail(one, inDetail) }, releaseName(one.version)), " ", one.version === current ? badge("current", "good") : ""),
-    h("td", { title: moment(one.created_ms) }, ago(one.created_ms)), h("td", {}, kind(one)), number(one.epochs.length ? count(one.epochs.at(-1).number) : NONE), number(one.best_epoch === null ? NONE : count(one.best_epoch)),
-    number(figure(best?.ndcg ?? one.about.finetuning?.ndcg ?? validation(one))), number(span(one.cpu_seconds ?? one.about.train_s ?? one.about.cpu_seconds)), number(count(one.about.events)));
+    h("td", { title: moment(one.created_ms) }, ago(one.created_ms)), h("td", {}, kind(one)), number(one.curves.length ? lengthOf(one) : NONE), number(judged ? count(judged.kept) : NONE),
+    number(figure(one.about.finetuning?.ndcg ?? validation(one))), number(span(one.cpu_seconds ?? one.about.train_s ?? one.about.cpu_seconds)), number(count(one.about.events)));
 }
 
-function kind({ epochs, about }) {
-  return about.finetuning || epochs.length ? "fine-tuned" : about.model || about.trainer || "closed form";
+function kind({ curves, about }) {
+  const taught = { pass: "sessions", step: "narrow" }[curves[0]?.unit];
+  return about.finetuning ? "fine-tuned" : taught || about.model || about.trainer || "closed form";
+}
+
+// "12 epochs": as far as the longest of its curves goes.
+function lengthOf({ curves }) {
+  const unit = curves[0].unit;
+  return plural(Math.max(...curves.flatMap(({ numbers }) => numbers)), unit, unit === "pass" ? "passes" : `${unit}s`);
 }
 
 // The mean over the tasks that a closed form was chosen by, where it tells them.
@@ -57,17 +64,17 @@ function validation({ about }) {
   return found.length ? found.reduce((sum, one) => sum + one, 0) / found.length : null;
 }
 
+// A chart for each title, in which every release that has such a curve is a line.
 function curvesOf(trainings) {
-  if (!trainings.length) return [];
-  const names = trainings.map(({ version }) => releaseName(version));
-  const numbers = [...new Set(trainings.flatMap(({ epochs }) => epochs.map(({ number }) => number)))].sort((one, other) => one - other);
-  const column = (one, name) => numbers.map((number) => one.epochs.find((epoch) => epoch.number === number)?.[name] ?? null);
-  const chart = (title, name) => {
-    const made = new Chart({ title, series: names, x: (number) => `epoch ${number}`, y: figure, kind: "dots", wholeX: true, from: null, whenEmpty: "It was not looked at." });
-    made.set(numbers, trainings.map((one) => column(one, name)));
+  const titles = [...new Set(trainings.flatMap(({ curves }) => curves.map(({ title }) => title)))];
+  const chart = (title) => {
+    const lines = trainings.flatMap(({ version, curves }) => curves.filter((one) => one.title === title).map((one) => ({ ...one, name: releaseName(version) })));
+    const numbers = [...new Set(lines.flatMap((one) => one.numbers))].sort((one, other) => one - other);
+    const made = new Chart({ title: title[0].toUpperCase() + title.slice(1), series: lines.map(({ name }) => name), x: (number) => `${lines[0].unit} ${number}`, y: figure, kind: numbers.length > 50 ? "line" : "dots", wholeX: true, from: null });
+    made.set(numbers, lines.map((one) => numbers.map((number) => one.values[one.numbers.indexOf(number)] ?? null)));
     return made.root;
   };
-  return h("div", { class: "two" }, chart("Loss", "loss"), chart("NDCG on validation users", "ndcg"));
+  return titles.length ? h("div", { class: "two" }, ...titles.map(chart)) : [];
 }
 
 // What the gate and the index build found of each release, oldest first.
@@ -82,6 +89,6 @@ function overTime(releases) {
 
 function detail(one, into) {
   const pick = (value) => h("pre", { tabindex: 0, "aria-label": "Settings and figures" }, JSON.stringify(value, null, 2));
-  put(into, panel(`How ${releaseName(one.version)} was made`, h("p", { class: "quiet" }, `${one.version} · ${plural(one.epochs.length, "epoch")}${one.peak_mb ? ` · at most ${count(one.peak_mb)} MB` : ""}${Object.entries(one.versions).map(([name, version]) => ` · ${name} ${version}`).join("")}`), pick(one.about)));
+  put(into, panel(`How ${releaseName(one.version)} was made`, h("p", { class: "quiet" }, `${one.version} · ${one.curves.length ? lengthOf(one) : "no curves"}${one.peak_mb ? ` · at most ${count(one.peak_mb)} MB` : ""}${Object.entries(one.versions).map(([name, version]) => ` · ${name} ${version}`).join("")}`), pick(one.about)));
   into.scrollIntoView({ block: "nearest" });
 }

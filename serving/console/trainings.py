@@ -1,14 +1,14 @@
-"""How releases were made, with the curves of those that were learned in epochs."""
+"""How releases were made, with the curves of those that were learned step by step."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from serving.console.shapes import EpochFigures, Training
+from serving.console.shapes import Curve, Training
 from store.releases import Releases, UnknownRelease
 
-STORY = "training.json"  # as fine-tuning attaches it
+STORY = "training.json"  # as trainings attach it
 
 
 def trainings(releases: Releases) -> list[Training]:
@@ -25,14 +25,12 @@ def trainings(releases: Releases) -> list[Training]:
 
 
 def _story(releases: Releases, version: str) -> dict[str, Any]:
-    """The epochs and what they took; none where nothing readable tells of them."""
+    """The curves and what they took; none where nothing readable tells of them."""
     try:
         raw = releases.attachments.read(version, STORY)
         story = json.loads(raw) if raw is not None else {}
-        known = EpochFigures.model_fields
-        epochs = [EpochFigures(**{name: one[name] for name in known if name in one}) for one in story.get("epochs", ())]
-        best = story.get("about", {}).get("finetuning", {}).get("best_epoch")
+        curves = [Curve(**{name: one[name] for name in Curve.model_fields}) for one in story.get("curves", ())]
         kept = {name: story[name] for name in ("cpu_seconds", "peak_mb", "versions") if name in story}
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
-        return {"epochs": []}
-    return {**kept, "epochs": epochs, "best_epoch": best}
+        return {"curves": []}
+    return {**kept, "curves": curves}

@@ -91,17 +91,12 @@ def train_sessions(
 
 def _told(model: Model, settings: SessionSettings, taught: Taught, cpu_seconds: float) -> Model:
     """With learning curves and a JSON of what made it."""
-    numbers = range(1, len(taught.losses) + 1)
+    numbers = list(range(1, len(taught.losses) + 1))
     curves = [Curve("training loss", "pass", numbers, taught.losses)]
-    epochs: list[dict[str, object]] = [
-        {"number": n, "loss": loss} for n, loss in zip(numbers, taught.losses, strict=True)
-    ]
     if taught.judgements:
         best = int(np.argmax(taught.judgements)) + 1
         curves.append(Curve("recall@20 of held-out sessions", "pass", numbers, taught.judgements, best))
-        epochs = [{**one, "recall@20": found} for one, found in zip(epochs, taught.judgements, strict=True)]
-    story = {"settings": asdict(settings), "epochs": epochs, "cpu_seconds": cpu_seconds}
-    return told(drawn(model, curves), story)
+    return told(drawn(model, curves), {"settings": asdict(settings), "cpu_seconds": cpu_seconds})
 
 
 def sessions_of(events: SelectedEvents, gap_s: float) -> tuple[Sessions, I64]:
