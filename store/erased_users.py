@@ -163,7 +163,7 @@ class ErasedUsers:
                 return False  # a consumer was here first, and what it has is later
             new = NOTHING if position is None else _mark(position, data if is_sound else NOTHING)
             if self._put(key, data, new):
-                return bool(data)
+                return bool(data) and not (is_sound and _is_mark(data))
 
     def _put(self, key: bytes, old: bytes, new: bytes) -> bool:
         with unavailable_is_ours():
@@ -180,6 +180,11 @@ def _has_seen(data: bytes, position: Applied) -> bool:
 def _positions(data: bytes) -> tuple[Applied, ...]:
     record = decode_record(data)
     return record.position, *record.earlier
+
+
+def _is_mark(data: bytes) -> bool:
+    """Whether nothing is in the record but where it was emptied."""
+    return not len(decode_record(data).timeline)
 
 
 def _mark(position: Applied, before: bytes) -> bytes:

@@ -158,6 +158,13 @@ def test_consumers_that_were_behind_or_ahead_end_with_the_same(world: ErasureWor
     )
 
 
+def test_a_second_receipt_does_not_say_that_something_was_removed_again(world: ErasureWorld) -> None:
+    world.send(*viewed("ana", "hat", at=now_ms() - 1000))
+    world.fold()
+    told = [world.erase("ana")[0]["receipt"]["stores"]["record"] for _ in range(2)]
+    assert [one.partition(",")[0] for one in told] == ["removed", "nothing was left of it"]
+
+
 def test_a_visitor_who_became_the_user_is_erased_with_the_user(world: ErasureWorld) -> None:
     past = now_ms() - 3000
     world.send(*viewed(VISITOR, "hat", at=past), *viewed("eve", "belt", at=past))
