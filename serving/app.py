@@ -98,7 +98,7 @@ def _answering(parts: Parts, limits: Limits, recommender: Recommender, metrics: 
 
 def _watch(metrics: Metrics, parts: Parts, readiness: Readiness) -> None:
     """What is read at a scrape."""
-    metrics.watch("ledstream_users", "Keys in the store: users, and a few others", parts.states.count)
+    metrics.watch("ledstream_users", "Keys in the store that expire: users, and few others", parts.states.count)
     metrics.watch("ledstream_lag_records", "Events the timelines consumers have not committed", lambda: lag(parts.log))
     metrics.watch("ledstream_consumer_groups_troubled", "Groups that wait or have no process", readiness.troubled)
     if parts.spool is not None:

@@ -117,6 +117,17 @@ def test_a_position_does_not_expire(states: UserStates, redis_client: Client, na
     assert redis_client.ttl(f"{namespace}:position:{SOURCE:016x}") == -1
 
 
+def test_users_are_counted_and_what_stays_in_the_store_for_good_is_not(
+    states: UserStates, redis_client: Client, namespace: str
+) -> None:
+    before = states.count()
+    states.advance(SOURCE, None, 5)
+    redis_client.hset(f"{namespace}:items", "hat", "{}")
+    assert states.count() == before
+    put(states, {"ana": record(offset=1), "bob": record(offset=2)})
+    assert states.count() == before + 2
+
+
 def test_every_write_lets_an_idle_user_expire_later(states: UserStates, redis_client: Client) -> None:
     first, second = record(offset=1), record(offset=2)
     put(states, {"ana": first})

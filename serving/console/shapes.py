@@ -36,7 +36,7 @@ class LiveAnswer(BaseModel):
     memory_bytes: float | None
     answer_seconds: Spread | None
     freshness_seconds: Spread | None = Field(description="from accepted to visible, as probes found it")
-    users: float | None = Field(description="keys in the store: users, and a few others")
+    users: float | None = Field(description="keys in the store that expire: users, and few others")
     lag: float | None = Field(description="events that the timelines consumers have not committed")
     spool_bytes: float | None = Field(description="events on the disk, for the log to come back; null without a spool")
     state: ReadyAnswer
