@@ -54,7 +54,7 @@ class Where(NamedTuple):
     offsets: I64
 
 
-@dataclass
+@dataclass(slots=True)
 class _Erased:
     """A user's erasures together. until_ms: the last. offsets: the last in each partition of a log."""
 
@@ -77,6 +77,7 @@ class Tombstones:
         self._erased: dict[bytes, _Erased] = {}
         self._newest_ms = -1
         self._furthest: dict[tuple[int, int], int] = {}
+        self._wheres: dict[tuple[int, int], tuple[int, int]] = {}  # one of each, not one a tombstone
         self._reading = threading.RLock()
         self.refresh()
 
@@ -86,11 +87,15 @@ class Tombstones:
     def refresh(self) -> None:
         """Read what was added since, by whomever."""
         with self._reading:
+            read: dict[bytes, Tombstone] = {}  # files say the same: each line is taken apart, and kept, once
             for path in self._files:
-                for tombstone in self._new_lines(path):
-                    self._lines[path].add(tombstone)
-                    if tombstone not in self._known:
-                        self._note(tombstone)
+                for line in self._new_lines(path):
+                    tombstone = read.get(line) or self._tombstone(line, path)
+                    if tombstone is not None:
+                        read[line] = tombstone
+                        self._lines[path].add(tombstone)
+                        if tombstone not in self._known:
+                            self._note(tombstone)
 
     def all(self) -> list[Tombstone]:
         """Oldest first."""
@@ -163,10 +168,11 @@ class Tombstones:
         self._newest_ms = max(self._newest_ms, tombstone.time_ms)
         if tombstone.place is not None:
             log, partition, offset = tombstone.place
+            where = self._wheres.setdefault((log, partition), (log, partition))
             for offsets in (erased.offsets, self._furthest):
-                offsets[log, partition] = max(offsets.get((log, partition), -1), offset)
+                offsets[where] = max(offsets.get(where, -1), offset)
 
-    def _new_lines(self, path: Path) -> Iterator[Tombstone]:
+    def _new_lines(self, path: Path) -> Iterator[bytes]:
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -184,9 +190,7 @@ class Tombstones:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._read[path] = found.st_ino, at + len(whole)
-        for line in whole.splitlines():
-            if line and (tombstone := self._tombstone(line, path)) is not None:
-                yield tombstone
+        yield from filter(None, whole.splitlines())
 
     def _tombstone(self, line: bytes, path: Path) -> Tombstone | None:
         try:
