@@ -11,7 +11,7 @@ import msgpack
 import orjson
 
 from store.tombstones import Tombstones
-from stream.bad_rows import row_of
+from stream.bad_rows import BadRow, row_of
 from stream.dead_letters import DeadLetter, exhume
 from stream.events import ERASE, DecodeError, decode_event
 from stream.log import Log, Record
@@ -78,6 +78,13 @@ def is_of_erased(letter: DeadLetter, tombstones: Tombstones) -> bool:
     return until_ms is not None and letter.time_ms <= until_ms
 
 
+def is_row_of_erased(row: BadRow, tombstones: Tombstones) -> bool:
+    """Whether its user was erased since it came."""
+    user = _user_of_row(row)
+    until_ms = None if user is None else tombstones.until_ms(user)
+    return until_ms is not None and row.received_ms <= until_ms
+
+
 def _of_event(record: Record) -> About | None:
     try:
         event = decode_event(record.value)
@@ -88,8 +95,11 @@ def _of_event(record: Record) -> About | None:
 
 def _of_bad_row(record: Record) -> About | None:
     row = row_of(record)
-    if row is None:
-        return None
+    user = None if row is None else _user_of_row(row)
+    return None if user is None else About(user, record.time_ms)
+
+
+def _user_of_row(row: BadRow) -> str | None:
     user: object = None
     try:
         raw = orjson.loads(row.raw)
@@ -98,7 +108,7 @@ def _of_bad_row(record: Record) -> About | None:
         if (found := _USER.search(row.raw)) is not None:
             with suppress(orjson.JSONDecodeError):
                 user = orjson.loads(found[1])
-    return About(user, record.time_ms) if isinstance(user, str) else None
+    return user if isinstance(user, str) else None
 
 
 def _of_letter(record: Record) -> About | None:

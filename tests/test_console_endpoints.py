@@ -240,6 +240,8 @@ def test_nothing_of_an_erased_user_is_sent_again_or_shown_among_the_newest(
                 answer = (await client.post(f"/v1/console/{what}/replay", json=body)).json()
                 assert [one["status"] for one in answer["outcomes"]] == ["refused"], what
                 assert answer["outcomes"][0]["says"] == "its user was erased since"
+        for what, name in (("badrows", "rows"), ("deadletters", "letters")):
+            assert (await client.get(f"/v1/console/{what}")).json() == {name: [], "total": 0, "waiting": 0}
         newest = (await client.get("/v1/console/events")).json()["events"]
         assert [one["user_id"] for one in newest] == ["kim"]
 

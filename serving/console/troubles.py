@@ -26,7 +26,7 @@ from serving.parts import Parts
 from serving.publisher import entry_of
 from stream.bad_rows import BadRow, note_replayed, read_replayed, read_rows
 from stream.dead_letters import DeadLetter, Place, read_letters, read_replays, replay
-from stream.erased_records import is_of_erased
+from stream.erased_records import is_of_erased, is_row_of_erased
 from stream.events import Event, InvalidEvent
 from stream.kept import appended
 from stream.log import Log, LogUnavailable, Position, UnknownTopic
@@ -47,12 +47,15 @@ class Troubles:
         self._lock = threading.Lock()
 
     def letters(self, limit: int, text: str) -> LettersAnswer:
-        """The newest whose cause, key, value or place has the text in it."""
+        """The newest whose cause, key, value or place has the text in it; none of users erased since."""
         with self._lock:
+            self._learn_of_erasures()
             replays = read_replays(self._log)
             shown: deque[Letter] = deque(maxlen=limit)
             total = waiting = 0
             for letter in read_letters(self._log):
+                if self._tombstones is not None and is_of_erased(letter, self._tombstones):
+                    continue
                 described = _letter(letter, replays)
                 total += 1
                 waiting += described.replayed is None and not letter.is_cut
@@ -61,12 +64,15 @@ class Troubles:
         return LettersAnswer(letters=list(reversed(shown)), total=total, waiting=waiting)
 
     def rows(self, limit: int, text: str) -> RowsAnswer:
-        """The newest whose site, field, reason or event has the text in it."""
+        """The newest whose site, field, reason or event has the text in it; none of users erased since."""
         with self._lock:
+            self._learn_of_erasures()
             replayed = read_replayed(self._log)
             shown: deque[Row] = deque(maxlen=limit)
             total = waiting = 0
             for row in read_rows(self._log):
+                if self._tombstones is not None and is_row_of_erased(row, self._tombstones):
+                    continue
                 described = _row(row, row.place in replayed)
                 total += 1
                 waiting += not described.replayed and not row.is_cut
