@@ -9,19 +9,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 from pathlib import Path
 from shutil import rmtree
 from typing import TextIO
 
-from ledstream import locks, parts
+from ledstream import callers, locks, parts
 from ledstream.canary_command import status
 from ledstream.process import check_free, collect_rarely, log_to_stderr, stop_with_supervisor
 from ledstream.settings import Settings, SettingsError, read_settings
 from serving.app import create_app
-from serving.collector.origins import Origins
 from serving.collector.paths import Collector, Door
-from serving.collector.sites import Sites
 from serving.parts import Erasures, Limits, Parts, wall_clock_ms
 from serving.server import serve
 from store.catalogue import Catalogue
@@ -117,23 +114,7 @@ def make_app() -> Collector:
 
 def door(settings: Settings) -> Door:
     """Who may send events and change things. Raises SettingsError."""
-    try:
-        sites = Sites.of(settings.write_keys, settings.admin_key, is_local=is_loopback(settings.host))
-    except ValueError as error:
-        raise SettingsError(f"LEDSTREAM_WRITE_KEYS, LEDSTREAM_ADMIN_KEY: {error}") from None
-    try:
-        origins = Origins.of(settings.cors_origins)
-    except ValueError as error:
-        raise SettingsError(f"LEDSTREAM_CORS_ORIGINS: {error}") from None
-    return Door(sites, origins, settings.refuse_bots)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return Door(callers.sites(settings), callers.origins(settings), settings.refuse_bots)
 
 
 def keep_to_a_core() -> TextIO | None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from ledstream import parts
+from ledstream import callers, parts
 from ledstream.child import Child, environ_of
 from ledstream.config_check import check_config
 from ledstream.process import check_free, stop_on_signals
@@ -23,13 +23,15 @@ logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Run the system until SIGTERM or Ctrl-C."""
+    """Run the system until SIGTERM or Ctrl-C. Raises SettingsError, also for what would only stop a child."""
     if settings.metrics_port:
         raise SettingsError(
             f"LEDSTREAM_METRICS_PORT = {settings.metrics_port}: `up` has three consumers, which cannot share it: unset"
         )
     if settings.retrain_every:
         check_config(settings)
+    callers.sites(settings)
+    callers.origins(settings)
     stop = stop_on_signals(settings)
     with ExitStack() as stack:
         stack.enter_context(only_one(settings))

@@ -51,6 +51,9 @@ def test_up_says_which_setting_it_cannot_work_with(tmp_path: Path) -> None:
         pass
     with pytest.raises(SettingsError, match="LEDSTREAM_METRICS_PORT = 9100"):
         up.run(read_settings({}, {"data_dir": tmp_path, "metrics_port": 9100}))
+    for wrong in ({"admin_key": "short"}, {"write_keys": "shop"}, {"cors_origins": "shop.example.org"}):
+        with pytest.raises(SettingsError, match=f"LEDSTREAM_{next(iter(wrong)).upper()}"):
+            up.run(read_settings({}, {"data_dir": tmp_path, **wrong}))
 
 
 def test_who_goes_back_or_ends_a_trial_waits_for_no_import_that_it_does_not_need(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ export async function access() {
 
 // Raises Refusal for a key that the server does not take; otherwise it is kept for this tab.
 export async function unlock(given) {
+  if (!/^[\x21-\x7e]*$/.test(given)) throw new Refusal(401, { field: "key", value: null, reason: "No key has such letters." }); // nor has a header
   await ask("/v1/console/access", { withKey: given });
   try {
     sessionStorage.setItem(KEPT, given);
