@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class GatedWorld:
     """A folder of releases whose champion was trained an hour before the archive ends."""
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
-        self.folder, self.events = folder, archive(seed)
+        self.folder, self.events, self._numbers = folder, archive(seed), count()
         self.releases = Releases(folder, item_key, {kind: kind_code(kind) for kind in KINDS})
         self.champion = self.releases.publish(model_of(before_the_last_hour(self.events)), now_ms=NOW_MS - HOUR_MS)
 
@@ -82,7 +83,7 @@ class GatedWorld:
 
     def poisoned(self, poison: Callable[[Path], object], *, right_checksums: bool = True) -> str:
         """A copy of the honest release with something wrong in it, described as if it had been meant."""
-        version = f"{self.honest}-poisoned"
+        version = f"{self.honest}-poisoned-{next(self._numbers)}"
         folder = self.folder / version
         shutil.copytree(self.folder / self.honest, folder)
         poison(folder)

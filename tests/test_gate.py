@@ -294,7 +294,7 @@ def test_of_a_handful_of_events_nothing_is_concluded(tmp_path: Path) -> None:
 
 
 def test_another_dimension_is_what_the_settings_ask_for(world: GatedWorld, log: Log, settings: Settings) -> None:
-    wider = world.publish(model_of(world.events, dim=24))
+    wider = world.publish(model_of(world.events, dim=24), NOW_MS + 1)  # the newest: of refused ones no other is kept
     with pytest.raises(BadRelease, match=r"dimension 24, champion 16, 8 to 16 allowed \(LEDSTREAM_DIM = 16\)"):
         go_live(settings, log, wider, Archived(world.events), NOW_MS)
     go_live(settings.model_copy(update={"dim": 24}), log, wider, Archived(world.events), NOW_MS)

@@ -115,7 +115,7 @@ def test_one_head_read_alone_is_what_arrays_of_heads_hold(made: UserRecord) -> N
     data = encode_record(made)
     head = head_of(data)
     assert head._fields == HEAD.names
-    assert tuple(head) == heads_of([data])[0].item()
+    assert repr(tuple(head)) == repr(heads_of([data])[0].item())  # NaN is no equal of itself
 
 
 def test_the_bytes_of_a_record_are_these_for_ever() -> None:
