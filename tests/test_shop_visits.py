@@ -149,6 +149,19 @@ def test_reasons_name_what_was_done_and_add_up_to_the_score(visit: Visit) -> Non
     assert visit.complaints == []
 
 
+def test_an_event_that_is_rejected_and_reasons_that_nobody_can_give_are_told(visit: Visit) -> None:
+    visit.go("/categories/lamps")
+    visit.agree()
+    visit.wait_for("What everybody likes")
+    visit.tab.evaluate("document.querySelector('.card .like').dataset.ledstreamEvent = 'wink'")
+    visit.like(0)
+    visit.wait_for("did not take your like: kind: known kinds are")
+    visit.context.set_offline(True)
+    visit.tab.click("#why")
+    visit.wait_for("no reasons to show now")
+    assert [complaint for complaint in visit.complaints if "ERR_INTERNET" not in complaint] == []
+
+
 def test_without_a_yes_the_recommender_hears_nothing_and_nothing_is_stored(visit: Visit) -> None:
     visit.go("/")
     assert visit.tab.is_visible("#consent")

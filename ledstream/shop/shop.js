@@ -113,8 +113,12 @@
   async function follow(what, isIn, at_ms = Date.now() - 50) {
     const knows = (answer) => answer.as_of >= at_ms; // events are timed by this clock
     waiting = { what, since: performance.now(), looks: LOOKS, isIn: isIn || knows };
-    await tracker.flush();
-    tracker.refresh();
+    const { error, verdicts } = (await tracker.flush()) || {};
+    const verdict = isIn ? null : verdicts?.at(-1); // of the newest, which this is
+    const refusal = error || (verdict?.status === "rejected" && verdict);
+    if (!refusal) return tracker.refresh();
+    waiting = null;
+    say(`The recommender did not take ${what}: ${refusal.field}: ${refusal.reason}.`);
   }
 
   const say = (sentence) => (find("#told").textContent = sentence);
@@ -124,7 +128,13 @@
   // The shop's own server asks for the reasons: they tell what somebody did, which is not for every page to see.
   async function explain() {
     const { k, exclude } = list.dataset;
-    const { items, titles } = await (await fetch(`/why?${new URLSearchParams({ k, exclude })}`)).json();
+    let answer;
+    try {
+      answer = await (await fetch(`/why?${new URLSearchParams({ k, exclude })}`)).json();
+    } catch {
+      return say("The shop does not answer: there are no reasons to show now.");
+    }
+    const { items, titles } = answer;
     const reasons = new Map(items.map((item) => [item.item_id, item]));
     for (const row of list.children) {
       row.querySelector(".why")?.remove();

@@ -21,6 +21,12 @@ export interface Answer {
   source: "personal" | "popular";
 }
 
+/** Of a post: a verdict on each event, in order, or why it was refused as a whole. */
+export interface Told {
+  verdicts?: { status: "accepted" | "rejected" | "failed"; field?: string; reason?: string }[];
+  error?: { field: string; reason: string };
+}
+
 export interface More {
   /** Money or a quantity, in your own unit. */
   value?: number;
@@ -56,8 +62,8 @@ export interface Ledstream {
   scan(): void;
   /** Ask again for what the slots show. */
   refresh(): void;
-  /** Send what waits, now. */
-  flush(): Promise<void>;
+  /** Send what waits, now. Resolves to what the server said of it; to nothing if nothing was sent, or no answer came. */
+  flush(): Promise<Told | undefined>;
 }
 
 export function ledstream(options: Options): Ledstream;

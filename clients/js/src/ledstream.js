@@ -72,6 +72,7 @@ export function ledstream({ endpoint, key = "", domain = "" }) {
     const until = queue.findIndex((one) => !!one.kind != isEvents);
     flying = queue.slice(0, isEvents ? Math.min(until < 0 ? TOGETHER : until, TOGETHER) : 1);
     let failed = flying;
+    let told;
     try {
       const answer = await fetch(url(isEvents ? "events" : "identify"), {
         method: "POST",
@@ -81,10 +82,8 @@ export function ledstream({ endpoint, key = "", domain = "" }) {
       });
       if (answer.status < 500 && answer.status != 429) {
         failed = [];
-        if (isEvents && answer.ok) {
-          const { verdicts } = await answer.json();
-          failed = flying.filter((_, place) => verdicts[place].status == "failed");
-        }
+        told = await answer.json();
+        failed = flying.filter((_, place) => told.verdicts[place].status == "failed"); // no verdicts: none failed
       }
     } catch {}
     queue = queue.filter((one) => failed.includes(one) || !flying.includes(one));
@@ -92,6 +91,7 @@ export function ledstream({ endpoint, key = "", domain = "" }) {
     if (isOn) save();
     waits_ms = failed.length ? Math.min(waits_ms * 2 || 1000, LONGEST_MS) : 0;
     if (queue.length) later(waits_ms * (0.5 + Math.random() / 2));
+    return told;
   };
   const later = (ms) => (timer ||= setTimeout(flush, ms));
   const add = (one) => {
