@@ -2,7 +2,7 @@
 
 Rows gather in memory until a file is worth writing; only then may their offsets be committed. A restart reads on
 where the files end, not where the group had committed. Erasures get their tombstones here, on the machine that holds
-the archive, and what waits for its file is held against them once more.
+the archive, and what waits for its file is held against them once more; those that leave none are rows like others.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from store.archive import Archive, ArchiveRow, context_text, day_of
-from store.tombstones import Place, Tombstone, Tombstones, Where
-from stream.decoding import EventColumns
-from stream.events import ERASE, Event
+from store.tombstones import Tombstones, Where
+from stream.decoding import EventColumns, tombstones_of
+from stream.events import Event
 
 GROUP = "archive"
 
@@ -63,8 +63,10 @@ class ArchiveConsumer:
 
     def handle(self, batches: Sequence[EventColumns]) -> Mapping[int, int]:
         for batch in batches:
-            if self._tombstones is not None and ERASE in batch.kinds:
-                self._tombstones.add(self._erasures(batch, self._tombstones))
+            if self._tombstones is not None and (
+                found := tombstones_of(batch, self._archive.log, self._tombstones.key)
+            ):
+                self._tombstones.add(found)
             self._gather(batch)
         for partition, gathered in list(self._open.items()):
             is_due = self._now() - gathered.since_s >= self._flush_every_s
@@ -111,15 +113,8 @@ class ArchiveConsumer:
         self._stored[partition] = gathered.next_offset
         self.archived += len(rows)
 
-    def _erasures(self, batch: EventColumns, tombstones: Tombstones) -> list[Tombstone]:
-        return [
-            Tombstone(tombstones.key.name(event.user_id), event.time_ms, Place(self._archive.log, batch.partition, at))
-            for at, _, event in batch.rows()
-            if event.kind == ERASE
-        ]
-
     def _lasting(self, rows: list[ArchiveRow], partition: int) -> list[ArchiveRow]:
-        """Without those whose users were erased meanwhile, and the erasures: their tombstones are on the disk."""
+        """Without those whose users were erased meanwhile, and erasures whose tombstones are on the disk."""
         if self._tombstones is None:
             return rows
         times_ms, appended_ms, offsets = (

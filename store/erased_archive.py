@@ -7,6 +7,7 @@ file takes the old one's name in one step: readers that opened the old one read 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from led.encoder import I64, Bool
 from store.archive import PASSING, files_since, log_of, partition_of
 from store.connection import StoreUnavailable
 from store.durable import sync
+from store.merged import leaves_tombstone
 from store.stamps import Stamp, stamps
 from store.tombstones import Place, Tombstone, Tombstones, Where
 
@@ -114,14 +116,15 @@ def erased_in(path: Path, tombstones: Tombstones, *, erase: str) -> Counter[byte
 
 
 def erasures_in(path: Path, tombstones: Tombstones, erase: str) -> list[Tombstone]:
-    """The tombstones that the file's erasures ask for."""
+    """The tombstones that the file's erasures leave."""
     if erase not in pq.read_table(path, columns=["kind"])["kind"].unique().to_pylist():
         return []
-    rows = pq.read_table(path, columns=_TELLING, filters=[("kind", "=", erase)]).to_pylist()
+    rows = pq.read_table(path, columns=[*_TELLING, "context"], filters=[("kind", "=", erase)]).to_pylist()
     log, partition = log_of(path), partition_of(path)
     return [
         Tombstone(tombstones.key.name(row["user_id"]), row["time_ms"], Place(log, partition, row["offset"]))
         for row in rows
+        if leaves_tombstone(json.loads(row["context"] or "{}"))
     ]
 
 

@@ -11,7 +11,9 @@ import msgpack
 import numpy as np
 
 from led.encoder import I64, Bool
-from store.tombstones import Tombstones, Where
+from store.erasure_key import ErasureKey
+from store.merged import leaves_tombstone
+from store.tombstones import Place, Tombstone, Tombstones, Where
 from stream.events import (
     ERASE,
     MAX_ID_BYTES,
@@ -132,6 +134,17 @@ def without_erased(columns: EventColumns, tombstones: Tombstones, log: int) -> E
     if not gone.any():
         return columns
     return columns.only(~gone | np.array([kind == ERASE for kind in columns.kinds]))
+
+
+def tombstones_of(columns: EventColumns, log: int, key: ErasureKey) -> list[Tombstone]:
+    """What the erasures among the events leave. log: the identity of the log that they are of."""
+    if ERASE not in columns.kinds:
+        return []
+    return [
+        Tombstone(key.name(event.user_id), event.time_ms, Place(log, columns.partition, offset))
+        for offset, _, event in columns.rows()
+        if event.kind == ERASE and leaves_tombstone(event.context)
+    ]
 
 
 def _all_at_once(batch: Batch, latest_ms: int) -> EventColumns | None:

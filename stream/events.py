@@ -8,7 +8,8 @@ How it may grow: new fields go last and have a default; readers ignore what they
 in what is missing there. Anything else (a changed meaning, a removed field) is a new version number, and a reader
 that does not know it refuses the record (`DecodeError`), so that the record is kept as a dead letter.
 
-An erasure travels as an event of kind `erase` and an empty item_id: what comes before it in the log is forgotten.
+An erasure travels as an event of kind `erase` and an empty item_id: what comes before it in the log is forgotten. That
+of a visitor who became a user says so in its context (`store/merged.py`).
 A strike travels as one of kind `strike` and an empty item_id: one event is forgotten (`stream/strikes.py`).
 """
 
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from store.merged import MERGED
 from stream.strikes import STRIKE, Strike
 
 WIRE_VERSION = 1
@@ -142,9 +144,12 @@ def check_user_id(user_id: str) -> str:
     return user_id
 
 
-def erasure(user_id: str, time_ms: int) -> Event:
-    """The event that makes every consumer forget the user's events before it."""
-    return Event(user_id, "", ERASE, time_ms)
+def erasure(user_id: str, time_ms: int, *, is_merge: bool = False) -> Event:
+    """The event that makes every consumer forget the user's events before it.
+
+    is_merge: of a visitor who became a user; no tombstone is made of it.
+    """
+    return Event(user_id, "", ERASE, time_ms, context=MERGED if is_merge else None)
 
 
 def striking(user_id: str, strike: Strike, time_ms: int) -> Event:

@@ -22,6 +22,7 @@ from stream.log import Entry, Log
 from stream.spool import Addressed
 from stream.topics import BAD_ROWS, DEAD_LETTERS, EVENTS, IMPRESSIONS
 from tests.erasure_world import ErasureWorld
+from training.interactions import Selection, collect
 from training.progress import silent
 
 VISITOR = "anon-" + "7" * 32
@@ -191,7 +192,7 @@ def test_what_waits_on_the_disk_for_the_log_is_taken_out(world: ErasureWorld) ->
 
 
 def test_an_erasure_that_only_the_log_knew_is_one_like_others(world: ErasureWorld, settings: Settings) -> None:
-    """As older versions wrote it, and as merging a visitor does."""
+    """As a server on another machine wrote it."""
     past = now_ms() - 3000
     world.send(*viewed("ana", "hat", at=past), *viewed("bob", "hat", at=past))
     world.archive()
@@ -201,6 +202,22 @@ def test_an_erasure_that_only_the_log_knew_is_one_like_others(world: ErasureWorl
     world.clear()
     assert names_in_archive(settings) == {"bob"}
     assert len(parts.tombstones(settings)) == 1
+
+
+def test_a_visitor_who_signs_in_leaves_no_tombstone_and_what_was_done_counts_once_as_the_users(
+    world: ErasureWorld, settings: Settings
+) -> None:
+    past = now_ms() - 3000
+    world.send(*viewed(VISITOR, "hat", "belt", at=past), *viewed("bob", "hat", at=past))
+    world.archive()
+    world.send(*viewed("eve", "hat", "belt", at=past), erasure(VISITOR, now_ms(), is_merge=True))
+    world.fold()
+    world.archive()
+    world.clear()
+    assert len(parts.tombstones(settings)) == 0
+    assert world.known([VISITOR, "eve", "bob"]) == ["eve", "bob"]
+    learning = collect(read_archive(settings.archive_dir), Selection({"view": 1.0}))
+    assert (sorted(learning.user_ids), learning.matrix.nnz) == (["bob", "eve"], 3)
 
 
 def test_records_of_other_topics_go_on_a_single_box(world: ErasureWorld, settings: Settings) -> None:

@@ -18,9 +18,10 @@ from serving.parts import Erasures, Parts
 from store.connection import Client
 from store.erased_users import ErasedUsers
 from store.erasure_key import ErasureKey
+from store.merged import leaves_tombstone
 from store.tombstones import Tombstones
 from store.user_record import UserRecord
-from stream.events import item_key
+from stream.events import ERASE, decode_event, item_key
 from stream.loop import Loop
 from stream.topics import EVENTS
 from tests.eventually import until
@@ -83,6 +84,18 @@ def test_what_a_visitor_did_is_the_users_from_then_on_and_no_visitor_is_left(par
     told(parts, story)
     until(lambda: seen(parts, "eve") == keys("belt-03", "hat-01", "hat-02", "belt-04"))
     until(lambda: seen(parts, VISITOR) == [])
+
+
+def test_the_erasure_of_a_visitor_who_became_a_user_says_that_it_leaves_no_tombstone(parts: Parts) -> None:
+    async def story(client: httpx.AsyncClient) -> None:
+        await view(client, VISITOR, "hat-01")
+        await identify(client, VISITOR, "eve")
+
+    told(parts, story)
+    log = parts.log
+    records = [one for partition in range(log.partitions(EVENTS)) for one in log.read(EVENTS, partition, 0, 100)]
+    (erased,) = [event for one in records if (event := decode_event(one.value)).kind == ERASE]
+    assert (erased.user_id, leaves_tombstone(erased.context)) == (VISITOR, False)
 
 
 def test_asking_again_changes_nothing(parts: Parts) -> None:

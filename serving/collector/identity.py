@@ -74,7 +74,7 @@ class Identities:
         now_ms = self._parts.now_ms()
         outcomes = await self._append([entry_of(event, now_ms) for event in events])
         await asyncio.to_thread(self._link, wanted, now_ms)
-        await self._append([entry_of(erasure(wanted.anonymous_id, now_ms), now_ms)])
+        await self._append([entry_of(erasure(wanted.anonymous_id, now_ms, is_merge=True), now_ms)])
         positions = [outcome for outcome in outcomes if isinstance(outcome, Position)]
         return Merged(len(events), self._token(positions) if len(positions) == len(outcomes) else None)
 
