@@ -15,7 +15,7 @@ from stream.log import Log, LogUnavailable, Position, UnknownTopic
 from stream.spool import Addressed, Spool, SpoolFull
 
 logger = logging.getLogger(__name__)
-DRAINED_AT_ONCE = 2000
+DRAINED_AT_ONCE = 10_000
 LOOKS_EVERY_S = 0.25
 RESTS_S = 0.5  # after a try that failed
 
