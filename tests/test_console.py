@@ -176,6 +176,24 @@ def test_an_item_is_found_and_shown_with_what_is_like_it(world: Console, shown: 
     page.wait_for_selector("figure:has(button[aria-pressed=true]:text-is('28 days'))")
 
 
+def test_what_the_catalogue_says_is_shown_whole_and_anew_after_half_a_minute(
+    world: Console, shown: Callable[[str], Any]
+) -> None:
+    page = shown("users/ana")
+    page.wait_for_selector(".event .title:text-is('Hat number 21')")
+    told = {"title": "Bowler", "url": "/hats/30", "price": 1234.5, "currency": "EUR", "stock": 12000, "brand": "Miller"}
+    world.ask("PUT", "/v1/items", json={"items": [{"item_id": "hat-21", **told}]})
+    until(lambda: world.ask("GET", "/v1/items/hat-21")["title"] == "Bowler", WAITED_MS / 1000)
+    page.evaluate("() => { const now = Date.now; Date.now = () => now() + 30_000; }")
+    page.click("button:text-is('Look again')")
+    page.locator(".event .title:text-is('Bowler')").first.click()
+    page.wait_for_selector("h2:text-is('Bowler')")
+    facts = [page.locator(f".facts {part}").all_inner_texts() for part in ("dt", "dd")]
+    shown_facts = dict(zip(*facts, strict=True))
+    assert shown_facts == {"price": "1,234.50 EUR", "stock": "12,000", "url": "/hats/30", "brand": "Miller"}
+    assert page.locator(".facts a").count() == 0, "a server cannot know which site it is of"
+
+
 def test_an_address_typed_by_hand_is_looked_up_as_it_is(browser: Any, world: Console) -> None:
     with page_of(browser, expected="40[04]") as page:
         page.goto(f"{world.address}/console#/items/100%")

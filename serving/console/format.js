@@ -2,12 +2,17 @@
 
 export const NONE = "–";
 const plain = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const money = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 
 export function count(value) {
   return known(value) ? plain.format(value) : NONE;
+}
+
+export function price(value, currency = "") {
+  return known(value) ? `${money.format(value)} ${currency || ""}`.trim() : NONE;
 }
 
 export function compact(value) {

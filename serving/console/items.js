@@ -4,13 +4,14 @@ import { ask, inPath } from "./api.js";
 import { trouble } from "./access.js";
 import { asking, badge, button, empty, h, panel, put } from "./dom.js";
 import { Chart } from "./charts.js";
-import { count, figure, moment, plural, releaseName } from "./format.js";
+import { count, figure, moment, plural, price, releaseName } from "./format.js";
 import { CatalogueMap } from "./map.js";
 import { learn, picture, webAddress, thing } from "./things.js";
 
 const NEIGHBOURS = 12, FOUND = 20;
 const SPANS = { hour: "48 hours", day: "28 days" };
-const SHOWN = ["category", "price", "stock", "url"];
+const ELSEWHERE = new Set(["item_id", "title", "image", "currency", "release", "in_release", "popularity", "withheld"]);
+const FIRST = ["category", "price", "stock", "url"]; // before fields of the shop's own
 
 export function items(main, _, id) {
   const found = h("div", {}), body = h("div", {});
@@ -58,14 +59,22 @@ async function metadata(id, about) {
     missing = "Neither the catalogue nor the current release knows this item.";
   }
   learn(item);
-  const url = item.url && webAddress(item.url);
-  const facts = SHOWN.filter((name) => item[name] !== null && item[name] !== undefined && item[name] !== "")
-    .map((name) => [h("dt", {}, name), h("dd", {}, name === "url" && url ? h("a", { href: url, rel: "noreferrer" }, item.url) : name === "price" ? `${item.price.toFixed(2)} ${item.currency || ""}` : String(item[name]))]);
+  const names = new Set([...FIRST, ...Object.keys(item)].filter((name) => !ELSEWHERE.has(name)));
+  const facts = [...names].filter((name) => item[name] !== null && item[name] !== undefined && item[name] !== "")
+    .map((name) => [h("dt", {}, name), h("dd", {}, fact(item, name))]);
   const inRelease = item.in_release;
   return put(about, h("div", { class: "head" }, picture(item, "large"), h("div", {}, h("h2", { class: "big" }, item.title || id),
     h("p", { class: "quiet" }, item.title ? `${id} ` : "", inRelease === undefined ? "" : inRelease ? badge("in the release", "good") : badge("not in the release", "warn"),
       item.withheld ? [" ", badge("withheld: out of stock or deleted", "warn")] : ""),
     missing ? h("p", { class: "quiet" }, missing) : h("dl", { class: "facts inline" }, facts))));
+}
+
+function fact(item, name) {
+  const value = item[name];
+  if (name === "price") return price(value, item.currency);
+  if (name === "stock") return count(value);
+  const address = name === "url" && webAddress(value);
+  return address ? h("a", { href: address, rel: "noreferrer" }, value) : String(value);
 }
 
 // Shows the neighbours; resolves to their ids.

@@ -4,21 +4,28 @@ import { ask, inPath } from "./api.js";
 import { h } from "./dom.js";
 
 const AT_ONCE = 6;
-const known = new Map(); // by id: what the catalogue says, or a promise of it
+const KNOWN_MS = 30_000, MOST_KNOWN = 1000; // so that what a shop changes is seen, and a tab that stays open stays small
+const known = new Map(); // by id, the newest last: what the catalogue said, or a promise of it, and when
 const waiting = [];
 let running = 0;
 
 // What an answer said already, so that nobody asks again.
 export function learn(item) {
-  if (item.title || item.image) known.set(item.item_id, item);
+  if (item.title || item.image) keep(item.item_id, item);
+}
+
+function keep(id, item) {
+  known.delete(id);
+  known.set(id, { item, at: Date.now() });
+  if (known.size > MOST_KNOWN) known.delete(known.keys().next().value);
 }
 
 export function details(id) {
-  if (!known.has(id)) known.set(id, new Promise((resolve) => {
-    waiting.push([id, resolve]);
-    work();
-  }));
-  return known.get(id);
+  const { item, at } = known.get(id) || {};
+  if (Date.now() - at < KNOWN_MS) return item;
+  keep(id, new Promise((resolve) => waiting.push([id, resolve])));
+  work();
+  return known.get(id).item;
 }
 
 async function work() {
@@ -42,10 +49,10 @@ export function hue(text) {
   return sum;
 }
 
-// An address of the web as the catalogue has it, or null; "/…" is of the shop's own site, as the item's page is.
-export function webAddress(text, page) {
+// An address of the web as the catalogue has it, or null, as for "/…" where nobody knows the site it is of.
+export function webAddress(text, site) {
   try {
-    const url = new URL(text, new URL(page || "/", location.origin));
+    const url = new URL(text, site);
     return ["http:", "https:"].includes(url.protocol) ? url.href : null;
   } catch {
     return null;
@@ -55,7 +62,7 @@ export function webAddress(text, page) {
 export function picture(item, size = "") {
   const id = item.item_id || "?";
   const letters = h("span", { class: `pic ${size}`, "aria-hidden": "true", style: { "--hue": hue(item.category || id) } }, (item.title || id).slice(0, 2));
-  const url = item.image && webAddress(item.image, item.url);
+  const url = item.image && webAddress(item.image, webAddress(item.url) || location.origin); // "/…" is where its page is
   if (!url) return letters;
   return h("img", { class: `pic ${size}`, src: url, alt: "", loading: "lazy", onerror: (event) => event.target.replaceWith(letters) });
 }
