@@ -15,6 +15,7 @@ from serving.collector.sorter import Sorter
 from serving.publisher import entry_of
 from store.tombstones import Tombstones
 from stream.bad_rows import BadRow, note_replayed, read_replayed, read_rows
+from stream.erased_records import is_row_of_erased
 from stream.events import InvalidEvent
 from stream.kept import appended
 from stream.log import Log, LogUnavailable
@@ -46,7 +47,7 @@ def run(settings: Settings, arguments: Namespace) -> int:
     log = parts.open_log(settings)
     try:
         if arguments.action == "list":
-            _list(log, arguments)
+            _list(log, parts.tombstones(settings), arguments)
             return 0
         return _replay(log, Sorter(parts.border(settings)), parts.tombstones(settings), arguments)
     finally:
@@ -65,9 +66,11 @@ def _chosen(log: Log, arguments: Namespace) -> Iterator[BadRow]:
             yield row
 
 
-def _list(log: Log, arguments: Namespace) -> None:
+def _list(log: Log, tombstones: Tombstones, arguments: Namespace) -> None:
+    """Without rows of users who were erased since."""
     replayed = read_replayed(log)
-    rows = [_described(row, replayed) for row in reversed(deque(_chosen(log, arguments), arguments.limit))]
+    chosen = (row for row in _chosen(log, arguments) if not is_row_of_erased(row, tombstones))
+    rows = [_described(row, replayed) for row in reversed(deque(chosen, arguments.limit))]
     if arguments.json:
         for row in rows:
             print(json.dumps(row))

@@ -48,7 +48,7 @@ def run(settings: Settings, arguments: Namespace) -> int:
     try:
         replays = read_replays(log)
         if arguments.action == "list":
-            return _list(log, replays, arguments)
+            return _list(log, replays, parts.tombstones(settings), arguments)
         return _replay(log, replays, parts.tombstones(settings), arguments)
     finally:
         log.close()
@@ -65,8 +65,9 @@ def _chosen(log: Log, arguments: Namespace) -> Iterator[DeadLetter]:
             yield letter
 
 
-def _list(log: Log, replays: Replays, arguments: Namespace) -> int:
-    chosen = _chosen(log, arguments)
+def _list(log: Log, replays: Replays, tombstones: Tombstones, arguments: Namespace) -> int:
+    """Without letters of users who were erased since."""
+    chosen = (letter for letter in _chosen(log, arguments) if not is_of_erased(letter, tombstones))
     letters = list(islice(chosen, arguments.limit) if arguments.oldest else reversed(deque(chosen, arguments.limit)))
     rows = [_described(letter, replays) for letter in letters]
     if arguments.json:

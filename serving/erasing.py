@@ -24,6 +24,7 @@ from stream.log import Position, Record
 from stream.spool import Addressed
 from stream.topics import EVENTS
 
+EMPTY = "empty when looked at: nothing was there, or a consumer had read the erasure already"
 LATER = "removed by the next compaction, left out by every reader until then"
 LOG = "removed by the next compaction on Redis Streams, with the topic's retention on Kafka; replays leave it out"
 
@@ -64,7 +65,7 @@ class Eraser:
             for one, place in zip(people, places, strict=True)
         ]
         stores = {
-            "record": "removed, with copies set aside and links to visitors" if any(had) else "nothing was left of it",
+            "record": "removed, with copies set aside and links to visitors" if any(had) else EMPTY,
             "spool": f"{self._take_out(people, now_ms)} entries removed",
             "archive": LATER,
             "log, impressions, badrows, deadletters": LOG,
