@@ -107,8 +107,9 @@ class Border:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "event"
             raise InvalidEvent(where, first["input"], first["msg"]) from None
-        for field in ("user_id", "item_id", "event_id"):
-            _check_text(field, getattr(body, field))
+        _check_id("user_id", body.user_id)
+        _check_id("item_id", body.item_id)
+        _check_text("event_id", body.event_id)
         if body.kind not in self.kinds:
             raise InvalidEvent("kind", body.kind, f"known kinds are {', '.join(sorted(self.kinds))}")
         time_ms = now_ms if body.time_ms is None else body.time_ms
@@ -140,7 +141,7 @@ def check_user_id(user_id: str) -> str:
     """The id itself if an event could carry it; InvalidEvent otherwise. For ids that come by other ways."""
     if not user_id:
         raise InvalidEvent("user_id", user_id, "must not be empty")
-    _check_text("user_id", user_id)
+    _check_id("user_id", user_id)
     return user_id
 
 
@@ -258,6 +259,12 @@ def _is_id(value: object) -> bool:
 def is_context(value: object) -> bool:
     """Texts by name: consumers write it as JSON without another look. Its size is bounded by MAX_WIRE_BYTES."""
     return isinstance(value, dict) and all(isinstance(part, str) for pair in value.items() for part in pair)
+
+
+def _check_id(field: str, value: str) -> None:
+    _check_text(field, value)
+    if value in (".", ".."):
+        raise InvalidEvent(field, value, "a path cannot name it: clients and proxies take . and .. out of paths")
 
 
 def _check_text(field: str, value: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgpack
@@ -241,9 +242,18 @@ def test_one_bad_event_among_a_thousand_is_the_only_one_refused() -> None:
 
 def test_an_id_from_elsewhere_is_checked_as_an_event_s_would_be() -> None:
     assert check_user_id("ana") == "ana"
-    for bad in ("", LONG, "a\x00", "\ud800"):
+    for bad in ("", LONG, "a\x00", "\ud800", ".", ".."):
         with pytest.raises(InvalidEvent, match=r"^user_id = "):
             check_user_id(bad)
+
+
+def test_ids_that_no_path_can_name_are_refused() -> None:
+    """`DELETE /v1/users/sam/timeline/..` would erase sam: clients make `/v1/users/sam/` of it before they ask."""
+    for field in ("user_id", "item_id"):
+        for bad in (".", ".."):
+            with pytest.raises(InvalidEvent, match=f"^{field} = {re.escape(bad)}: a path cannot name it"):
+                BORDER.accept(GOOD | {field: bad}, NOW)
+        assert BORDER.accept(GOOD | {field: "..."}, NOW)
 
 
 def test_an_erasure_travels_as_an_event_without_an_item() -> None:

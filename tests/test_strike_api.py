@@ -115,6 +115,20 @@ def test_what_names_no_entry_strikes_and_erases_nobody(world: World, path: str) 
     world.run(story)
 
 
+@pytest.mark.parametrize("path", ["ana/timeline/%2e%2e", "ana/timeline/%2E", "ana/%2e%2e/bob", "%2e%2e"])
+def test_a_path_that_somebody_on_the_way_may_read_as_another_erases_nobody(world: World, path: str) -> None:
+    async def story(client: httpx.AsyncClient) -> None:
+        await posted(client, world, "ana", *SEEN)
+        refused = await client.delete(f"/v1/users/{path}")
+        assert (refused.status_code, refused.json()["error"]["field"]) == (400, "path")
+        assert {one.kind for one in world.log.events()} == {"view"}
+        for user in ("..", "."):
+            sent = await client.post("/v1/events", json={"user_id": user, "item_id": "hat-01", "kind": "view"})
+            assert (sent.status_code, sent.json()["verdicts"][0]["field"]) == (400, "user_id")
+
+    world.run(story)
+
+
 def test_reasons_written_in_escapes_are_refused(world: World) -> None:
     async def story(client: httpx.AsyncClient) -> None:
         for path in ("/v1/recommendations?user=ana&e%78plain=true", "/v1/slot?user=ana&explain=true"):

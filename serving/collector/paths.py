@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import orjson
 
@@ -82,6 +83,7 @@ class Collector(HotPaths):
         try:
             if answer is None:
                 self._check_admin(asked)
+                _check_segments(scope)
                 return await super().__call__(scope, receive, send)
             reply, more = await answer(asked, receive)
         except Disconnected:
@@ -188,6 +190,14 @@ class Collector(HotPaths):
 
 def _is_hot(scope: Scope) -> bool:
     return (scope["path"], scope["method"]) == (RECOMMENDATIONS, "GET")
+
+
+def _check_segments(scope: Scope) -> None:
+    """Whoever is on the way may resolve dot segments: `/v1/users/sam/timeline/..` must not be sam to one of them."""
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    path = path.partition(b"?")[0]
+    if scope["method"] == "DELETE" and not {b".", b".."}.isdisjoint(map(unquote_to_bytes, path.split(b"/"))):
+        raise Refused("path", path.decode("latin-1"), "has a segment . or .., which names nothing")
 
 
 def _told(reason: str) -> tuple[bytes, bytes]:
