@@ -263,6 +263,7 @@ def test_curves_are_read_by_arrow_keys(shown: Callable[[str], Any]) -> None:
     page = shown("training")
     chart = page.locator("figure", has_text="Training loss").locator(".plot")
     chart.focus()
+    assert chart.locator("text").all_text_contents()[-4:] == ["epoch 0", "epoch 4", "epoch 8", "epoch 12"]
     page.keyboard.press("End")
     assert page.locator("figure", has_text="Training loss").locator("[aria-live]").inner_text().startswith("epoch 12")
     page.keyboard.press("ArrowLeft")

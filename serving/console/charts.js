@@ -90,7 +90,7 @@ export class Chart {
     this.px = (x) => (this.kind === "bar" ? GUTTER.left + slot * (this.xs.indexOf(x) + 0.5) : GUTTER.left + (last > first ? (x - first) / (last - first) : 1) * inner);
     this.py = (y) => GUTTER.top + (1 - (y - bottom) / (top - bottom || 1)) * (this.height - GUTTER.top - GUTTER.bottom);
     const svg = s("svg", { width, height: this.height, "aria-hidden": "true" });
-    for (const mark of ticks(bottom, top, 4, this.wholeY)) {
+    for (let mark = bottom; mark <= top + step * 1e-9; mark = +(mark + step).toPrecision(12)) {
       svg.append(s("line", { class: "grid", x1: GUTTER.left, x2: width - GUTTER.right, y1: this.py(mark), y2: this.py(mark) }));
       svg.append(s("text", { class: "tick", x: GUTTER.left - 8, y: this.py(mark) + 4, "text-anchor": "end" }, this.tick(mark)));
     }
@@ -134,7 +134,10 @@ export class Chart {
       const every = Math.ceil(this.xs.length / wanted);
       return this.xs.filter((_, at) => at % every === 0);
     }
-    if (this.wholeX) return ticks(first, last, wanted, true).filter((one) => one <= last);
+    if (this.wholeX) { // of what there is, the first and the last among them
+      const most = Math.min(wanted, this.xs.length) - 1;
+      return Array.from({ length: most + 1 }, (_, at) => this.xs[Math.round(((this.xs.length - 1) * at) / most)]);
+    }
     return Array.from({ length: wanted }, (_, at) => first + ((last - first) * at) / (wanted - 1));
   }
 

@@ -64,17 +64,18 @@ function validation({ about }) {
   return found.length ? found.reduce((sum, one) => sum + one, 0) / found.length : null;
 }
 
-// A chart for each title, in which every release that has such a curve is a line.
+// A chart for each title and unit, in which every release that has such a curve is a line.
 function curvesOf(trainings) {
-  const titles = [...new Set(trainings.flatMap(({ curves }) => curves.map(({ title }) => title)))];
-  const chart = (title) => {
-    const lines = trainings.flatMap(({ version, curves }) => curves.filter((one) => one.title === title).map((one) => ({ ...one, name: releaseName(version) })));
+  const all = trainings.flatMap(({ version, curves }) => curves.map((one) => ({ ...one, name: releaseName(version), of: `${one.title} by ${one.unit}` })));
+  const chart = (of) => {
+    const lines = all.filter((one) => one.of === of);
+    const [{ title, unit }] = lines;
     const numbers = [...new Set(lines.flatMap((one) => one.numbers))].sort((one, other) => one - other);
-    const made = new Chart({ title: title[0].toUpperCase() + title.slice(1), series: lines.map(({ name }) => name), x: (number) => `${lines[0].unit} ${number}`, y: figure, kind: numbers.length > 50 ? "line" : "dots", wholeX: true, from: null });
+    const made = new Chart({ title: title[0].toUpperCase() + title.slice(1), series: lines.map(({ name }) => name), x: (number) => `${unit} ${count(number)}`, y: figure, kind: numbers.length > 50 ? "line" : "dots", wholeX: true, from: null });
     made.set(numbers, lines.map((one) => numbers.map((number) => one.values[one.numbers.indexOf(number)] ?? null)));
     return made.root;
   };
-  return titles.length ? h("div", { class: "two" }, ...titles.map(chart)) : [];
+  return all.length ? h("div", { class: "two" }, [...new Set(all.map(({ of }) => of))].map(chart)) : [];
 }
 
 // What the gate and the index build found of each release, oldest first.
