@@ -38,6 +38,7 @@ def item_weights(matrix: Sparse, regularisation: float) -> F32:
         raise ValueError(f"regularisation = {regularisation}: too small for these items to be told apart") from error
     inverse: F32 = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0]
     _mirror(inverse)
+    inverse = inverse.T  # the same, as it is symmetric, and rows lie together: products would copy all of it otherwise
     inverse /= -np.diag(inverse)[None, :].copy()
     inverse[np.diag_indices_from(inverse)] = 0
     return inverse
