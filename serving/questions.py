@@ -26,7 +26,8 @@ from serving.schemas import (
 from store.user_record import NO_RELEASE, TIMELINE, Applied, UserRecord, encode_record
 from stream.events import MAX_ID_BYTES, Border, InvalidEvent, check_user_id, item_key, kind_code
 
-PLAIN = re.compile(rb"user=([\w.~-]{1,%d})(?:&k=(\d{1,3}))?" % MAX_ID_BYTES)  # as most are: nothing to decode or refuse
+# As most are: nothing to decode or refuse.
+PLAIN = re.compile(rb"user=(?!\.{1,2}(?:&|$))([\w.~-]{1,%d})(?:&k=(\d{1,3}))?" % MAX_ID_BYTES)
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
