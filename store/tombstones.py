@@ -114,13 +114,6 @@ class Tombstones:
                     raise StoreUnavailable(f"{path}: {error.strerror}") from error
             self.refresh()
 
-    def note(self, tombstones: Iterable[Tombstone]) -> None:
-        """Know of these too while this process lives; they are put on no disk."""
-        with self._reading:
-            for one in tombstones:
-                if one not in self._known:
-                    self._note(one)
-
     def spread(self) -> None:
         """Put into each folder what only another one has: after one was lost, or restored. Raises StoreUnavailable."""
         self.refresh()

@@ -91,8 +91,8 @@ class Decoder:
 
     The border refuses such events too (`Border.accept`), but not everybody who writes to the log came through it.
 
-    tombstones: of users whose events from before their erasure are left out, erasures themselves not; those that were
-    decoded here are among them from then on. log: the identity of the log that batches are of.
+    tombstones: of users whose events from before their erasure are left out, erasures themselves not; log: the identity
+    of the log that batches are of.
     """
 
     now_ms: Callable[[], int] | None = None
@@ -112,7 +112,6 @@ class Decoder:
         if self.tombstones is None:
             return columns, refused
         self.tombstones.refresh()
-        self.tombstones.note(tombstones_of(columns, self.log, self.tombstones.key))  # of servers on other machines
         return without_erased(columns, self.tombstones, self.log), self._letters(batch, refused, self.tombstones)
 
     def _beside_probes(self, batch: Batch) -> tuple[EventColumns, dict[int, str]]:

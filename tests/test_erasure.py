@@ -18,7 +18,7 @@ from store.archive import read_archive
 from store.connection import Client
 from stream.erased_records import erased_in
 from stream.events import Event, decode_event, encode_event, erasure
-from stream.log import Batch, Entry, Log
+from stream.log import Entry, Log
 from stream.spool import Addressed
 from stream.topics import BAD_ROWS, DEAD_LETTERS, EVENTS, IMPRESSIONS
 from tests.erasure_world import ErasureWorld
@@ -202,19 +202,6 @@ def test_an_erasure_that_only_the_log_knew_is_one_like_others(world: ErasureWorl
     world.clear()
     assert names_in_archive(settings) == {"bob"}
     assert len(parts.tombstones(settings)) == 1
-
-
-def test_an_erasure_that_a_consumer_read_in_the_log_takes_what_is_sent_late_too(
-    world: ErasureWorld, settings: Settings
-) -> None:
-    """Its machine has no folder together with the servers."""
-    decoder, past = parts.decoder(settings, world.log), now_ms() - 3000
-    entries = map(_entry, [*viewed("ana", "hat", at=past), erasure("ana", past + 9), *viewed("ana", "belt", at=past)])
-    decoded = [
-        decoder.decode(Batch(0, [at], [one.time_ms], [one.key], [one.value]))[0] for at, one in enumerate(entries)
-    ]
-    assert [list(columns.items) for columns in decoded] == [["hat"], [""], []]
-    assert len(parts.tombstones(settings)) == 0, "the archive's process writes them down"
 
 
 def test_listings_leave_out_whom_an_erasure_took(
